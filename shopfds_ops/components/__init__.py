@@ -1,0 +1,1 @@
+"""Components: one module for each part of the stack. `registry` lists them."""

@@ -1,0 +1,1 @@
+"""Engines run the nodes of a topology; `base` is the Protocol, and `choose` picks one."""

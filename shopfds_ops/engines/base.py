@@ -1,0 +1,112 @@
+"""The Engine Protocol: what it takes to run the nodes of a topology, whatever they run on."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from shopfds_ops.topology import Node, Site, Topology
+
+State = Literal["running", "starting", "stopped", "restarting", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What the engine knows of a node now. Memory in bytes; unknown values are None, never 0."""
+
+    node: str
+    state: State
+    pid: int | None = None
+    started_at: dt.datetime | None = None
+    memory: int | None = None
+    exit_status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that was run in a node, and ended."""
+
+    argv: tuple[str, ...]
+    exit_status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a node's log; `at` is None when neither it nor a line before it carries a time."""
+
+    node: str
+    at: dt.datetime | None
+    text: str
+
+
+class Engine(Protocol):
+    """Runs nodes. All methods raise EngineError with a remedy when the engine itself refuses."""
+
+    name: str
+    site: Site
+
+    def prepare(self, topology: Topology, secrets: Mapping[str, str]) -> None:
+        """Put rendered files and secret files (name -> content) where the nodes will read them. Idempotent."""
+        ...
+
+    def start(self, nodes: Sequence[Node]) -> Sequence[str]:
+        """Start the nodes that do not run, and restart those whose definition or files changed.
+
+        Returns the names of the nodes that were started. Does not wait for health.
+        """
+        ...
+
+    def stop(self, nodes: Sequence[Node]) -> Sequence[str]:
+        """Stop nodes in reverse order, gracefully within their stop timeout; returns those that ran."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the engine's own processes, and all nodes with them. Keeps data."""
+        ...
+
+    def states(self) -> Mapping[str, NodeState]:
+        """The state of every node of the prepared topology, in one call."""
+        ...
+
+    def execute(
+        self,
+        node: Node,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        timeout: float = 60.0,
+    ) -> Completed:
+        """Run a command where the node runs, as its user; secrets go through `environment` or `stdin`."""
+        ...
+
+    def attach(self, node: Node, argv: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
+        """Run an interactive command where the node runs, on this terminal; returns its exit status."""
+        ...
+
+    def logs(
+        self, nodes: Sequence[Node], *, since: dt.datetime | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogLine]:
+        """Log lines of the nodes, oldest first; with `follow`, goes on as they come."""
+        ...
+
+    def kill(self, node: Node, signal: str = "SIGKILL") -> None:
+        """Send a signal. A node that dies of it stays down until it is started again."""
+        ...
+
+    def address(self, node: Node, port: str) -> tuple[str, int]:
+        """Host and port at which this machine reaches the node's port called `port`."""
+        ...
+
+    def has_data(self, node: Node) -> bool:
+        """Whether any volume of the node holds something."""
+        ...
+
+    def wipe(self, node: Node) -> None:
+        """Remove all data of a stopped node."""
+        ...
