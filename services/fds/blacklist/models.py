@@ -1,0 +1,76 @@
+"""Tables of the blacklist's record: what is listed now, every change that was made, and changes that the copy lacks."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Index, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from services.common.database import BigId, CreatedAt
+from services.fds.blacklist.entries import Kind
+from services.fds.database import Base
+
+ACTIONS = ("added", "extended", "replaced", "ttl", "removed", "expired")
+"""extended: added again with a longer life; replaced: added again, told to; ttl: its life was set; expired: swept."""
+
+
+def _one_of(column: str, words: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(word) for word in words)})"
+
+
+class BlacklistEntry(Base):
+    """A value that is listed, in its canonical form. Rows past `expires_at` are not enforced, and are swept later."""
+
+    __tablename__ = "blacklist_entries"
+    __table_args__ = (
+        UniqueConstraint("kind", "value"),
+        CheckConstraint(_one_of("kind", tuple(kind.value for kind in Kind)), name="kind"),
+        CheckConstraint("length(value) BETWEEN 1 AND 320", name="value"),
+        CheckConstraint("length(reason) BETWEEN 1 AND 500", name="reason"),
+        Index("blacklist_entries_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+        Index("blacklist_entries_created_idx", text("created_at DESC"), text("id DESC")),
+        {"comment": "What is listed now; Redis Cluster holds a fast copy of it"},
+    )
+
+    id: Mapped[BigId]
+    kind: Mapped[str] = mapped_column(Text)
+    value: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[CreatedAt]
+    expires_at: Mapped[dt.datetime | None] = mapped_column(comment="NULL: permanent")
+
+
+class BlacklistChange(Base):
+    """One change: who, when, why, and the entry before and after it. Append-only: a trigger refuses anything else."""
+
+    __tablename__ = "blacklist_history"
+    __table_args__ = (
+        CheckConstraint(_one_of("action", ACTIONS), name="action"),
+        Index("blacklist_history_entry_idx", "kind", "value", text("id DESC")),
+        {"comment": "Every change of the blacklist; append-only"},
+    )
+
+    id: Mapped[BigId]
+    kind: Mapped[str] = mapped_column(Text)
+    value: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(Text)
+    at: Mapped[CreatedAt]
+    actor: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+
+class BlacklistUnapplied(Base):
+    """A value whose last change is not known to be safe in the copy: written with the change, deleted when it is."""
+
+    __tablename__ = "blacklist_unapplied"
+    __table_args__ = ({"comment": "Changes that the copy in Redis Cluster may lack"},)
+
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text, primary_key=True)
+    since: Mapped[CreatedAt]

@@ -1,0 +1,299 @@
+"""The record of the blacklist in PostgreSQL: what is listed, the history of changes, and what the copy may lack."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from services.fds.blacklist import statements
+from services.fds.blacklist.entries import Entry, Kind, Proposal, Target
+from services.fds.blacklist.errors import UnavailableError
+
+Action = Literal["added", "extended", "replaced", "unchanged", "ttl", "removed", "expired"]
+Connection = psycopg.AsyncConnection[DictRow]
+
+LOCK = 0x5348_4F50_4644_5301
+"""The advisory lock that orders changes: whoever holds it may commit a change and then apply it to the copy."""
+LOCK_SECONDS = 30
+SWEEPER = "shopfds"
+"""The actor of changes that time makes."""
+PAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change did to one value. An unchanged entry is its own before and after."""
+
+    target: Target
+    action: Action
+    before: Entry | None
+    after: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A line of the history. `before` and `after` are the entry's columns then, as JSON; None where there was none."""
+
+    target: Target
+    action: Action
+    at: dt.datetime
+    actor: str
+    reason: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Active entries, newest first, and how many match in all."""
+
+    entries: tuple[Entry, ...]
+    total: int
+
+
+class Record:
+    """Reads on one connection, changes on another that holds the lock; both made when they are needed.
+
+    Every method raises UnavailableError where PostgreSQL refuses or cannot be reached.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._reader: Connection | None = None
+        self._reading = asyncio.Lock()
+        self._writer: Connection | None = None
+        self._writing = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        """Close both connections."""
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+
+    async def find(self, targets: Collection[Target]) -> list[Entry]:
+        """The active entries among exactly these targets."""
+        return [_entry(row) for row in await self._read(statements.FIND, _arrays(targets))]
+
+    async def page(
+        self, *, kind: Kind | None = None, text: str | None = None, expiring: dt.datetime | None = None, limit: int
+    ) -> Page:
+        """Active entries of a kind, with `text` in value or reason, that expire until `expiring`."""
+        rows = await self._read(
+            statements.LIST,
+            {"kind": kind, "text": text.lower() if text else None, "expiring": expiring, "limit": limit},
+        )
+        total = rows[0]["total"] if rows else 0
+        return Page(tuple(_entry(row) for row in rows), total)
+
+    async def history(self, targets: Sequence[Target] = (), *, limit: int) -> list[Revision]:
+        """Changes of these targets (of all, if none is named), newest first."""
+        arrays = _arrays(targets) if targets else {"kinds": None, "values": None}
+        rows = await self._read(statements.HISTORY, {**arrays, "limit": limit})
+        return [
+            Revision(
+                target=Target(Kind(row["kind"]), row["value"]),
+                **{name: row[name] for name in ("action", "at", "actor", "reason", "before", "after")},
+            )
+            for row in rows
+        ]
+
+    async def count(self) -> int:
+        """How many entries are active."""
+        return int((await self._read(statements.COUNT, {}))[0]["entries"])
+
+    async def waiting(self) -> int:
+        """How many changes the copy may lack."""
+        return int((await self._read(statements.WAITING, {}))[0]["changes"])
+
+    async def all(self) -> AsyncIterator[Entry]:
+        """Every active entry, oldest first, as of one moment; read in pages on a connection of its own."""
+        with _explained():
+            async with (
+                await _connect(self._conninfo) as connection,
+                connection.transaction(),
+                connection.cursor("blacklist") as cursor,
+            ):
+                cursor.itersize = PAGE
+                await cursor.execute(statements.ALL)
+                async for row in cursor:
+                    yield _entry(row)
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[Changing]:
+        """The right to change the record and the copy: one holder at a time, in all processes.
+
+        Without it, two changes of one entry could be committed in one order and applied in the other.
+        """
+        async with self._writing:
+            with _explained():
+                if self._writer is None or self._writer.closed:
+                    self._writer = await _connect(self._conninfo)
+                try:
+                    await self._writer.execute(statements.LOCK, {"lock": LOCK})
+                except psycopg.OperationalError as error:
+                    if isinstance(error, psycopg.errors.LockNotAvailable):
+                        raise
+                    await self._writer.close()  # an idle connection that the server's restart cut off
+                    self._writer = await _connect(self._conninfo)
+                    await self._writer.execute(statements.LOCK, {"lock": LOCK})
+            writer = self._writer
+            try:
+                yield Changing(writer)
+            finally:
+                try:
+                    await writer.execute(statements.UNLOCK, {"lock": LOCK})
+                except psycopg.Error:
+                    await writer.close()  # the lock goes with its connection
+
+    async def _read(self, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
+        async with self._reading:
+            with _explained():
+                if self._reader is not None and not self._reader.closed:
+                    try:
+                        return await _rows(self._reader, query, parameters)
+                    except psycopg.OperationalError:
+                        await self._reader.close()  # cut off; a new connection may do
+                self._reader = await _connect(self._conninfo)
+                return await _rows(self._reader, query, parameters)
+
+
+class Changing:
+    """Changes of the record, by whoever holds the lock. Each method but `settled` is to be called in `transaction`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """All or nothing. Expired entries are swept first, so that nobody extends what is over."""
+        with _explained():
+            async with self._connection.transaction():
+                await self._connection.execute(statements.SWEEP, {"actor": SWEEPER})
+                yield
+
+    async def propose(self, proposals: Sequence[Proposal], actor: str, *, replace: bool) -> list[Change]:
+        """List these values. Of one that is listed already the longer life wins, or with `replace` the new one."""
+        return await self._changes(statements.PROPOSE, _columns(proposals, actor, replace))
+
+    async def propose_many(self, proposals: Sequence[Proposal], actor: str, *, replace: bool) -> dict[Action, int]:
+        """As `propose`, but tells only how many of each action."""
+        with _explained():
+            rows = await _rows(self._connection, statements.PROPOSE_MANY, _columns(proposals, actor, replace))
+        return {row["action"]: row["entries"] for row in rows}
+
+    async def remove(self, targets: Sequence[Target], actor: str, reason: str) -> list[Change]:
+        """Take active entries off; those that are not listed are left out of the answer."""
+        return await self._changes(statements.REMOVE, {**_arrays(targets), "actor": actor, "reason": reason})
+
+    async def set_expiry(
+        self, targets: Sequence[Target], expires_at: dt.datetime | None, actor: str, reason: str
+    ) -> list[Change]:
+        """Set the end of active entries; those that are not listed are left out of the answer."""
+        return await self._changes(
+            statements.SET_EXPIRY, {**_arrays(targets), "expires_at": expires_at, "actor": actor, "reason": reason}
+        )
+
+    async def unapplied(self) -> list[tuple[Target, Entry | None]]:
+        """The values whose last change the copy may lack, with the entry as it is now (None: not listed)."""
+        with _explained():
+            rows = await _rows(self._connection, statements.UNAPPLIED, {})
+        return [
+            (Target(Kind(row["kind"]), row["value"]), _entry(row) if row["created_at"] is not None else None)
+            for row in rows
+        ]
+
+    async def settled(self) -> None:
+        """The copy has everything: nobody else can have added a mark, since we hold the lock."""
+        with _explained():
+            await self._connection.execute(statements.APPLIED)
+
+    async def _changes(self, query: str, parameters: Mapping[str, Any]) -> list[Change]:
+        with _explained():
+            rows = await _rows(self._connection, query, parameters)
+        changes: list[Change] = []
+        for row in rows:
+            target = Target(Kind(row["kind"]), row["value"])
+            before, after = (_entry_of_json(target, row[name]) for name in ("before", "after"))
+            changes.append(Change(target, row["action"], before, after))
+        return changes
+
+
+class _explained:  # noqa: N801  # used like a function
+    """Turns what psycopg raises into one line and a remedy."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, psycopg.Error):
+            return
+        line = str(error).strip().partition("\n")[0]
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+            raise UnavailableError("the blacklist's tables do not exist", remedy="run `shopfds migrate`") from error
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            raise UnavailableError(
+                f"another change of the blacklist has been under way for {LOCK_SECONDS} s", remedy="try again"
+            ) from error
+        raise UnavailableError(
+            f"the blacklist's record in PostgreSQL does not answer: {line}", remedy="see `shopfds status postgres`"
+        ) from error
+
+
+async def _connect(conninfo: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(
+        conninfo,
+        autocommit=True,
+        row_factory=dict_row,
+        connect_timeout=3,
+        options=f"-c timezone=UTC -c lock_timeout={LOCK_SECONDS}s -c application_name=shopfds-blacklist",
+    )
+
+
+async def _rows(connection: Connection, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
+    cursor = await connection.execute(query.encode(), parameters)
+    return await cursor.fetchall()
+
+
+def _arrays(targets: Collection[Target]) -> dict[str, Any]:
+    ordered = list(targets)
+    return {"kinds": [str(target.kind) for target in ordered], "values": [target.value for target in ordered]}
+
+
+def _columns(proposals: Sequence[Proposal], actor: str, replace: bool) -> dict[str, Any]:
+    return {
+        **_arrays([proposal.target for proposal in proposals]),
+        "reasons": [proposal.reason for proposal in proposals],
+        "expiries": [proposal.expires_at for proposal in proposals],
+        "actor": actor,
+        "replace": replace,
+    }
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(
+        target=Target(Kind(row["kind"]), row["value"]),
+        reason=row["reason"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _entry_of_json(target: Target, said: Mapping[str, Any] | None) -> Entry | None:
+    if said is None:
+        return None
+    expires = said["expires_at"]
+    return Entry(
+        target=target,
+        reason=said["reason"],
+        created_by=said["created_by"],
+        created_at=dt.datetime.fromisoformat(said["created_at"]),
+        expires_at=None if expires is None else dt.datetime.fromisoformat(expires),
+    )

@@ -1,0 +1,124 @@
+"""The SQL of the record. Every change is one statement that writes the entry, its history and its mark for the copy."""
+
+# ruff: noqa: S608  # put together from the constants of this module only; values are parameters
+
+from __future__ import annotations
+
+LOCK = "SELECT pg_advisory_lock(%(lock)s)"
+UNLOCK = "SELECT pg_advisory_unlock(%(lock)s)"
+
+COLUMNS = "e.kind, e.value, e.reason, e.created_by, e.created_at, e.expires_at"
+ACTIVE = "(e.expires_at IS NULL OR e.expires_at > now())"
+
+FIND = f"""
+SELECT {COLUMNS} FROM fds.blacklist_entries e
+JOIN unnest(%(kinds)s::text[], %(values)s::text[]) AS t (kind, value) USING (kind, value)
+WHERE {ACTIVE}
+"""
+
+LIST = f"""
+SELECT {COLUMNS}, count(*) OVER () AS total FROM fds.blacklist_entries e
+WHERE {ACTIVE}
+  AND (%(kind)s::text IS NULL OR e.kind = %(kind)s)
+  AND (%(text)s::text IS NULL OR strpos(lower(e.value), %(text)s) > 0 OR strpos(lower(e.reason), %(text)s) > 0)
+  AND (%(expiring)s::timestamptz IS NULL OR e.expires_at <= %(expiring)s)
+ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s
+"""
+
+ALL = f"SELECT {COLUMNS} FROM fds.blacklist_entries e WHERE {ACTIVE} ORDER BY e.id"
+
+COUNT = f"SELECT count(*) AS entries FROM fds.blacklist_entries e WHERE {ACTIVE}"
+
+SWEEP = """
+WITH gone AS (DELETE FROM fds.blacklist_entries e WHERE e.expires_at <= now() RETURNING e.*),
+marked AS (
+    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM gone ON CONFLICT DO NOTHING
+)
+INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before)
+SELECT kind, value, 'expired', %(actor)s, 'its time was over', to_jsonb(gone) - 'kind' - 'value' FROM gone
+"""
+
+_PROPOSE = """
+WITH incoming AS (
+    SELECT * FROM unnest(%(kinds)s::text[], %(values)s::text[], %(reasons)s::text[], %(expiries)s::timestamptz[])
+        AS t (kind, value, reason, expires_at)
+), judged AS (
+    SELECT i.*, to_jsonb(e) - 'kind' - 'value' AS before, CASE
+        WHEN e.id IS NULL THEN 'added'
+        WHEN %(replace)s THEN CASE
+            WHEN e.reason = i.reason AND e.expires_at IS NOT DISTINCT FROM i.expires_at THEN 'unchanged'
+            ELSE 'replaced' END
+        WHEN e.expires_at < coalesce(i.expires_at, 'infinity') THEN 'extended'
+        ELSE 'unchanged' END AS action
+    FROM incoming i LEFT JOIN fds.blacklist_entries e USING (kind, value)
+), written AS (
+    INSERT INTO fds.blacklist_entries AS e (kind, value, reason, expires_at, created_by)
+    SELECT kind, value, reason, expires_at, %(actor)s FROM judged WHERE action <> 'unchanged'
+    ON CONFLICT (kind, value) DO UPDATE SET reason = excluded.reason, expires_at = excluded.expires_at
+    RETURNING e.*
+), logged AS (
+    INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before, after)
+    SELECT j.kind, j.value, j.action, %(actor)s, j.reason, j.before, to_jsonb(w) - 'kind' - 'value'
+    FROM judged j JOIN written w USING (kind, value)
+), marked AS (
+    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM written ON CONFLICT DO NOTHING
+)
+"""
+
+PROPOSE = (
+    _PROPOSE
+    + """
+SELECT j.kind, j.value, j.action, j.before, coalesce(to_jsonb(w), j.before) AS after
+FROM judged j LEFT JOIN written w USING (kind, value)
+"""
+)
+
+PROPOSE_MANY = _PROPOSE + "SELECT action, count(*) AS entries FROM judged GROUP BY action"
+
+REMOVE = f"""
+WITH gone AS (
+    DELETE FROM fds.blacklist_entries e USING unnest(%(kinds)s::text[], %(values)s::text[]) AS t (kind, value)
+    WHERE e.kind = t.kind AND e.value = t.value AND {ACTIVE} RETURNING e.*
+), logged AS (
+    INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before)
+    SELECT kind, value, 'removed', %(actor)s, %(reason)s, to_jsonb(gone) - 'kind' - 'value' FROM gone
+), marked AS (
+    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM gone ON CONFLICT DO NOTHING
+)
+SELECT kind, value, 'removed' AS action, to_jsonb(gone) AS before, NULL::jsonb AS after FROM gone
+"""
+
+SET_EXPIRY = f"""
+WITH old AS (
+    SELECT e.* FROM fds.blacklist_entries e JOIN unnest(%(kinds)s::text[], %(values)s::text[]) AS t (kind, value)
+    USING (kind, value) WHERE {ACTIVE}
+), written AS (
+    UPDATE fds.blacklist_entries e SET expires_at = %(expires_at)s FROM old WHERE e.id = old.id RETURNING e.*
+), logged AS (
+    INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before, after)
+    SELECT kind, value, 'ttl', %(actor)s, %(reason)s,
+        to_jsonb(old) - 'kind' - 'value', to_jsonb(written) - 'kind' - 'value'
+    FROM old JOIN written USING (kind, value)
+), marked AS (
+    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM written ON CONFLICT DO NOTHING
+)
+SELECT kind, value, 'ttl' AS action, to_jsonb(old) AS before, to_jsonb(written) AS after
+FROM old JOIN written USING (kind, value)
+"""
+
+UNAPPLIED = f"""
+SELECT u.kind, u.value, e.reason, e.created_by, e.created_at, e.expires_at
+FROM fds.blacklist_unapplied u
+LEFT JOIN fds.blacklist_entries e ON e.kind = u.kind AND e.value = u.value AND {ACTIVE}
+"""
+
+WAITING = "SELECT count(*) AS changes FROM fds.blacklist_unapplied"
+
+APPLIED = "DELETE FROM fds.blacklist_unapplied"
+
+HISTORY = """
+SELECT h.kind, h.value, h.action, h.at, h.actor, h.reason, h.before, h.after FROM fds.blacklist_history h
+WHERE %(kinds)s::text[] IS NULL
+   OR (h.kind, h.value) IN (SELECT * FROM unnest(%(kinds)s::text[], %(values)s::text[]))
+ORDER BY h.id DESC LIMIT %(limit)s
+"""
