@@ -1,0 +1,44 @@
+"""The users of the Redis nodes, each with the least it needs, as an ACL file with hashes instead of passwords."""
+
+from __future__ import annotations
+
+import hashlib
+
+from shopfds_ops.secrets import Secrets
+
+ADMIN = "admin"
+APPLICATION = "shopfds"
+REPLICATION = "replication"
+HEALTH = "health"
+
+_APPLICATION_RULES = (
+    # Data, pub/sub, scripts, transactions; nothing that flushes, lists all keys, or changes the server. What a
+    # client needs to find its way in a cluster is given back one by one. Only names that Redis 6.2 knows as well.
+    "~* &* -@all +@read +@write +@pubsub +@scripting +@transaction +@connection -@dangerous "
+    "+auth +hello +ping +select +command +info +wait +readonly +readwrite +asking "
+    "+cluster|slots +cluster|shards +cluster|nodes +cluster|info +cluster|myid +cluster|keyslot "
+    "+cluster|countkeysinslot"
+)
+
+
+def acl_file(secrets: Secrets) -> str:
+    """The content of the file behind `aclfile`, the same for all nodes."""
+    users = (
+        "user default off resetkeys resetchannels -@all",
+        f"user {ADMIN} on {_hash(secrets['REDIS_ADMIN_PASSWORD'])} ~* &* +@all",
+        f"user {APPLICATION} on {_hash(secrets['REDIS_APP_PASSWORD'])} {_APPLICATION_RULES}",
+        f"user {REPLICATION} on {_hash(secrets['REDIS_REPLICATION_PASSWORD'])} -@all +psync +replconf +ping",
+        # The engine's health check runs in the node with no secret in reach: whoever connects may ask for a sign of
+        # life and the state of the cluster, and nothing else.
+        f"user {HEALTH} on nopass resetkeys resetchannels -@all +ping +cluster|info",
+    )
+    return "\n".join(users) + "\n"
+
+
+def auth_file(secrets: Secrets) -> str:
+    """What a replica says to its master; included by the node's command: the shared configuration holds no secret."""
+    return f"masteruser {REPLICATION}\nmasterauth {secrets['REDIS_REPLICATION_PASSWORD']}\n"
+
+
+def _hash(password: str) -> str:
+    return "#" + hashlib.sha256(password.encode()).hexdigest()
