@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TextIO
 
@@ -116,6 +116,17 @@ def fail(error: ShopfdsError) -> None:
     say(Message("fail", error.what, error.remedy))
     if error.details:
         err().print(ascii_only(error.details), soft_wrap=True)
+
+
+def watch(look: Callable[[], Result], interval: float, format: Format) -> None:
+    """Show a result again and again until Ctrl-C: in place on a terminal, else one after the other."""
+    while True:
+        result = look()
+        if sys.stdout.isatty() and format == "table":
+            out().clear()
+        show(result, format)
+        sys.stdout.flush()
+        time.sleep(interval)
 
 
 @contextmanager

@@ -74,14 +74,10 @@ def load(path: Path, *, may_generate: bool) -> Secrets:
     return Secrets({name: found[name] for name in PURPOSES})
 
 
-def example() -> str:
-    """The content of .env.example: every secret, what it is for, no values."""
-    lines = [
-        "# Secrets of ShopFDS, generated into .env (0600) by the first `shopfds up`. Copy and fill in to set your own."
-    ]
-    for name, purpose in PURPOSES.items():
-        lines += [f"# {purpose}", f"{name}="]
-    return "\n".join(lines) + "\n"
+def present(path: Path) -> frozenset[str]:
+    """The names of our secrets that the file holds; no values."""
+    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    return frozenset(name for name in PURPOSES if values.get(name))
 
 
 def open_to_others(path: Path) -> bool:

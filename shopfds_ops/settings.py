@@ -116,6 +116,19 @@ class RabbitMQ(Section):
     memory: int = Field(1024, ge=256, description="MiB the broker may use")
 
 
+class Images(Section):
+    """Container images of the docker engine, with their versions."""
+
+    postgres: str = "postgres:17"
+    redis: str = "redis:7.4"
+    rabbitmq: str = "rabbitmq:4.1"
+
+    def version(self, server: str) -> tuple[int, ...]:
+        """The version that the image's tag names, such as (7, 4)."""
+        tag = str(getattr(self, server)).split("@")[0].rpartition(":")[2]
+        return tuple(int(part) for part in re.findall(r"\d+", tag.split("-")[0]))
+
+
 class Seed(Section):
     """Sizes of the seeded data set at scale 1."""
 
@@ -142,6 +155,7 @@ class Settings(BaseSettings):
     postgres: Postgres = Postgres()
     redis: Redis = Redis()
     rabbitmq: RabbitMQ = RabbitMQ()
+    images: Images = Images()
     seed: Seed = Seed()
 
     @model_validator(mode="after")

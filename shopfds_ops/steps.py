@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shopfds_ops.errors import ShopfdsError, StepError, UnknownNameError
-from shopfds_ops.events import Sink, TaskEvent
+from shopfds_ops.events import Event, Progress, Sink, TaskEvent
 
 POLL_INTERVAL = 0.1
 
@@ -166,6 +166,14 @@ def run_graph(tasks: Sequence[Task], deadline: Deadline, sink: Sink) -> list[Out
     """
     check_graph(tasks)
     waiting = {task.name: task for task in tasks}
+    listener = sink
+
+    def guarded(event: Event) -> None:
+        # A step reports its progress here: the place where a long one learns that it shall not go on.
+        if cancelled.is_set() and isinstance(event, Progress):
+            raise StepError("given up, because another step failed or the command was interrupted")
+        listener(event)
+
     running: dict[Future[Outcome], str] = {}
     done: set[str] = set()
     outcomes: list[Outcome] = []
@@ -175,7 +183,7 @@ def run_graph(tasks: Sequence[Task], deadline: Deadline, sink: Sink) -> list[Out
     def work(task: Task) -> Outcome:
         start = time.monotonic()
         try:
-            changed = task.run(deadline, cancelled, sink)
+            changed = task.run(deadline, cancelled, guarded)
         except ShopfdsError as error:
             return Outcome(task.name, False, time.monotonic() - start, error)
         return Outcome(task.name, changed, time.monotonic() - start)

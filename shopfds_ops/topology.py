@@ -20,12 +20,20 @@ class Site(Protocol):
     Every node listens on the same port number inside the stack and on the host.
     """
 
-    name: str
-    """The engine's name, and the folder below `infrastructure/` that holds the files rendered for it."""
-    listen: str
-    """The address on which a server accepts connections."""
-    peers: str
-    """pg_hba address (CIDR or keyword) that covers the other nodes and the operator's host."""
+    @property
+    def name(self) -> str:
+        """The engine's name, and the folder below `infrastructure/` that holds the files rendered for it."""
+        ...
+
+    @property
+    def listen(self) -> str:
+        """The address on which a server accepts connections."""
+        ...
+
+    @property
+    def peers(self) -> str:
+        """pg_hba address (CIDR or keyword) that covers the other nodes and the operator's host."""
+        ...
 
     def host(self, node: str) -> str:
         """The name or address by which the other nodes reach `node`."""

@@ -1,14 +1,19 @@
-"""Options that several commands share, and how every command ends."""
+"""Options that several commands share, and how every command opens the stack and ends."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from shopfds_ops.result import Result
+    from shopfds_ops.stack import Stack
+
+FLAGS: dict[str, Any] = {}
+"""The global flags of this invocation, nested like the settings; the root command fills it in."""
 
 
 class Format(StrEnum):
@@ -18,8 +23,26 @@ class Format(StrEnum):
     json = "json"
 
 
+class EngineName(StrEnum):
+    """What runs the nodes."""
+
+    auto = "auto"
+    docker = "docker"
+    local = "local"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-o", help="table for people, json for programs")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+TimeoutOption = Annotated[
+    float | None, typer.Option(min=1, help="seconds to wait for everything", show_default="the setting `timeout`")
+]
+
+
+def open_stack() -> Stack:
+    """The stack of the project in the working directory, with the global flags over its settings."""
+    from shopfds_ops.stack import Stack
+
+    return Stack.open(FLAGS)
 
 
 def finish(result: Result, format: Format = Format.table) -> None:
@@ -32,8 +55,6 @@ def finish(result: Result, format: Format = Format.table) -> None:
 
 def confirm(question: str, yes: bool) -> None:
     """Ask before something that cannot be undone; a refusal, or nobody to ask, ends the command with exit code 1."""
-    import sys
-
     from shopfds_ops.errors import RefusedError
 
     if yes:

@@ -79,6 +79,9 @@ class Component(ABC):
         """The content of every secret file that its nodes name."""
         return {}
 
+    def preflight(self, live: Live) -> None:  # noqa: B027  most components have nothing to refuse
+        """Raise before anything is started if starting would lose data."""
+
     @abstractmethod
     def probe(self, live: Live, node: Node) -> str | None:
         """None when the node does its job, else the assertion that does not hold and what the server said."""
@@ -90,6 +93,12 @@ class Component(ABC):
     @abstractmethod
     def report(self, live: Live) -> Report:
         """Look at the live servers. Never raises for a server that is down: that is a Problem."""
+
+    refused_remedy: ClassVar[str] = "restore the value in .env, or run `shopfds up` to put the new one in force"
+
+    def refused_secrets(self, live: Live) -> Mapping[str, str]:
+        """Names of secrets that the running servers refuse, with what they said: rotated in one place only."""
+        return {}
 
     def client(self, live: Live, node: Node) -> Client:
         """The client that `shopfds exec NODE` runs without a command, and the environment for any other one."""

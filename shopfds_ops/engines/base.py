@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from shopfds_ops.render import Source
 from shopfds_ops.topology import Node, Site, Topology
 
 State = Literal["running", "starting", "stopped", "restarting", "failed", "unknown"]
@@ -47,11 +48,24 @@ class LogLine:
 class Engine(Protocol):
     """Runs nodes. All methods raise EngineError with a remedy when the engine itself refuses."""
 
-    name: str
-    site: Site
+    @property
+    def name(self) -> str: ...
+    @property
+    def site(self) -> Site: ...
 
-    def prepare(self, topology: Topology, secrets: Mapping[str, str]) -> None:
-        """Put rendered files and secret files (name -> content) where the nodes will read them. Idempotent."""
+    def sources(self, topology: Topology) -> Sequence[Source]:
+        """The files that the engine itself needs rendered, such as supervisord.conf."""
+        ...
+
+    def require(self) -> None:
+        """Raise EngineError with the remedy if this machine cannot run nodes: a missing server, a full disk."""
+        ...
+
+    def prepare(self, topology: Topology, rendered: Mapping[str, bytes], secrets: Mapping[str, str]) -> Sequence[str]:
+        """Put rendered files (path -> content) and secret files (name -> content) where the nodes read them.
+
+        Nodes whose files change are stopped first; returns their names. Idempotent.
+        """
         ...
 
     def start(self, nodes: Sequence[Node]) -> Sequence[str]:
@@ -109,4 +123,8 @@ class Engine(Protocol):
 
     def wipe(self, node: Node) -> None:
         """Remove all data of a stopped node."""
+        ...
+
+    def remove(self) -> None:
+        """Remove everything the engine keeps: data, secret files, logs. Only after `shutdown`."""
         ...

@@ -1,0 +1,55 @@
+# ShopFDS: `make up` brings everything to life, `make test` proves it. `make help` lists the rest.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE ?= auto
+export SHOPFDS_ENGINE := $(ENGINE)
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(BIN)/shopfds: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "[FAIL] Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+	  echo "installing python3-venv"; \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && \
+	  $(PYTHON) -m venv $(VENV); }
+	@echo "installing ShopFDS into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(BIN)/shopfds ## make .venv and install the servers that the engine needs
+	@$(BIN)/shopfds setup
+
+up: setup ## set up, start, initialize, migrate and seed everything; ends with its status
+	@$(BIN)/shopfds up
+
+dev: up ## the same as up
+
+migrate: $(BIN)/shopfds ## bring the schema to the latest revision
+	@$(BIN)/shopfds migrate
+
+seed: $(BIN)/shopfds ## fill an empty database; ARGS="--append" adds to a filled one
+	@$(BIN)/shopfds seed $(ARGS)
+
+reset-db: $(BIN)/shopfds ## drop all tables and make the latest schema; ARGS="--yes" does not ask
+	@$(BIN)/shopfds reset-db $(ARGS)
+
+test: setup ## lint, types, import rules, and all tests on real servers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest $(ARGS)
+
+bench: setup ## ratios against the same work by hand, in one table
+	@$(BIN)/python -m benchmarks
+
+clean: ## stop everything, remove data, secrets, rendered files and .venv; ARGS="--yes" does not ask
+	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes $(ARGS); fi
+	@rm -rf infrastructure .shopfds $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup up dev migrate seed reset-db test bench clean

@@ -1,0 +1,90 @@
+"""The `shopfds` command: the groups put together, global flags, and how errors reach the operator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shopfds_ops import __version__
+from shopfds_ops.cli import blacklist, config, database, lifecycle, operate, render, reports
+from shopfds_ops.cli.options import FLAGS, EngineName
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="shopfds",
+    help="Operate ShopFDS: PostgreSQL with a replica, a six-node Redis Cluster and RabbitMQ, from one command.",
+    epilog="Start with `shopfds up`. Every command has examples: `shopfds COMMAND --help`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (lifecycle, operate, reports, render, database):
+    module.register(app)
+app.add_typer(config.app, name="config")
+app.add_typer(blacklist.app, name="blacklist")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"shopfds {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    engine: Annotated[EngineName | None, typer.Option(help="what runs the nodes (default: the setting)")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="show a traceback when something fails")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    FLAGS.clear()
+    if engine is not None:
+        FLAGS["engine"] = engine.value
+
+
+def main() -> None:
+    """Entry point of the console script. A traceback only with --debug."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] if debug else sys.argv[1:]
+    try:
+        app(args=arguments, prog_name="shopfds")
+    except KeyboardInterrupt:
+        _fail("interrupted", "running the same command again finishes its work", INTERRUPTED, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left: not an error, and nobody to tell
+        sys.exit(0)
+    except Exception as error:
+        from shopfds_ops.errors import ShopfdsError
+
+        if isinstance(error, ShopfdsError):
+            _fail(error.what, error.remedy, error.exit_code, debug, error.details)
+        elif isinstance(error, OSError):
+            _fail(f"{error.filename or 'operating system'}: {error.strerror or error}", "", 1, debug)
+        else:
+            _fail(f"unexpected {type(error).__name__}: {error}", "a defect of shopfds: run it with --debug", 1, debug)
+
+
+def _fail(what: str, remedy: str, code: int, debug: bool, details: str = "") -> None:
+    from shopfds_ops import console
+    from shopfds_ops.errors import ShopfdsError
+    from shopfds_ops.result import Message, Result
+
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    if any(argument in ("json", "--format=json", "-ojson") for argument in sys.argv):
+        command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+        console.show(Result(command, None, (), (Message("fail", what, remedy),), code), "json")
+    console.fail(ShopfdsError(what, remedy=remedy, details=details))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

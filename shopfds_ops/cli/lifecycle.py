@@ -1,0 +1,145 @@
+"""Commands that start and stop: setup, up, down, start, stop, restart, init."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shopfds_ops.cli.options import Format, FormatOption, TimeoutOption, YesOption, confirm, finish, open_stack
+
+Nodes = Annotated[list[str] | None, typer.Argument(metavar="[NODE|COMPONENT]...", help="all, if none is named")]
+Names = Annotated[list[str] | None, typer.Option(metavar="NAME", help="a node or component; may be repeated")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (up, down, start, stop, restart, init):
+        app.command(rich_help_panel=None)(command)
+    app.command("setup")(setup)
+
+
+def setup() -> None:
+    """Install the servers that the engine needs (Debian and Ubuntu, as root or by sudo).
+
+    Elsewhere it names what to install. The packages' own services are not started.
+    """
+    from shopfds_ops.engines import packages
+    from shopfds_ops.result import Message, Result
+
+    installed = packages.install()
+    done = f"installed: {', '.join(installed)}" if installed else "everything that is needed is installed"
+    found = ", ".join(f"{name} {item.text}" for name, item in packages.find().items())
+    finish(Result("setup", None, (), (Message("ok", done), Message("ok", found))))
+
+
+def up(
+    only: Names = None,
+    without: Names = None,
+    no_seed: Annotated[bool, typer.Option("--no-seed", help="leave an empty database empty")] = False,
+    timeout: TimeoutOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Bring everything to life: render, start, wait for health, initialize, migrate, seed if empty, report.
+
+    Runs again and again without harm; finishes what an interrupted `up` left undone; mends what it finds broken.
+
+    \b
+    Examples:
+      shopfds up
+      shopfds up --only postgres --no-seed
+      shopfds up --without rabbitmq --timeout 300
+    """
+    from shopfds_ops import console
+    from shopfds_ops.status import status
+
+    stack = open_stack()
+    with console.progress() as sink:
+        stack.up(only=only or (), without=without or (), seed=not no_seed, timeout=timeout, sink=sink)
+    partial = bool(only or without)
+    finish(
+        status(stack, only[0] if partial and only and only[0] in {c.name for c in stack.components} else None), format
+    )
+
+
+def down(
+    volumes: Annotated[bool, typer.Option("--volumes", help="remove all data and secrets too")] = False,
+    yes: YesOption = False,
+) -> None:
+    """Stop everything, the supervisor too. Data stay, unless --volumes."""
+    from shopfds_ops.result import Message, Result
+
+    stack = open_stack()
+    if volumes:
+        confirm(f"remove all data of stack '{stack.settings.project}' in {stack.project}, and its secrets?", yes)
+    stopped = stack.down(volumes=volumes)
+    messages = [Message("ok", f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")]
+    if volumes:
+        messages.append(Message("ok", "all data and secrets are removed"))
+    finish(Result("down", {"stopped": stopped, "volumes_removed": volumes}, (), tuple(messages)))
+
+
+def start(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
+    """Start nodes and wait until they are healthy; initializes nothing (that is `up`).
+
+    \b
+    Example: shopfds start postgres-replica
+    """
+    from shopfds_ops import console
+    from shopfds_ops.result import Message, Result
+
+    stack = open_stack()
+    with console.progress() as sink:
+        done = stack.start(nodes or (), timeout=timeout, sink=sink)
+    text = f"started: {', '.join(done.nodes)}" if done.nodes else "all of them were running"
+    finish(Result("start", {"started": done.nodes}, (), (Message("ok", text),)))
+
+
+def stop(nodes: Nodes = None) -> None:
+    """Stop nodes gracefully; data stay. Stopping what does not run is a success.
+
+    \b
+    Example: shopfds stop redis-cluster
+    """
+    from shopfds_ops.result import Message, Result
+
+    stopped = open_stack().stop(nodes or ())
+    text = f"stopped: {', '.join(stopped)}" if stopped else "nothing was running"
+    finish(Result("stop", {"stopped": stopped}, (), (Message("ok", text),)))
+
+
+def restart(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
+    """Stop nodes, start them again, and wait until they are healthy."""
+    from shopfds_ops import console
+    from shopfds_ops.result import Message, Result
+
+    stack = open_stack()
+    with console.progress() as sink:
+        stack.stop(nodes or ())
+        done = stack.start(nodes or (), timeout=timeout, sink=sink)
+    finish(Result("restart", {"started": done.nodes}, (), (Message("ok", f"restarted: {', '.join(done.nodes)}"),)))
+
+
+def init(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMPONENT|STEP]...", help="redis-cluster, postgres.replication, ...; all, if none"),
+    ] = None,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Initialize what runs: each step checks the live server, applies what is missing, and verifies it.
+
+    \b
+    Examples:
+      shopfds init redis-cluster
+      shopfds init postgres rabbitmq
+    """
+    from shopfds_ops import console
+    from shopfds_ops.result import Message, Result
+
+    stack = open_stack()
+    with console.progress() as sink:
+        done = stack.init(names or (), timeout=timeout, sink=sink)
+    applied = [outcome.name for outcome in done.outcomes if outcome.changed and "." in outcome.name]
+    text = f"applied: {', '.join(applied)}" if applied else "everything holds already; nothing was changed"
+    finish(Result("init", {"applied": applied}, (), (Message("ok", text),)))

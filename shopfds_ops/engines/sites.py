@@ -1,0 +1,67 @@
+"""Where each engine places nodes: the paths and addresses that nodes see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shopfds_ops.settings import Images
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSite:
+    """Plain processes on this machine: everything on loopback, everything below one data folder."""
+
+    folder: Path
+    bind: str
+    versions: Mapping[str, tuple[int, ...]]
+    name: str = "local"
+
+    @property
+    def listen(self) -> str:
+        return self.bind
+
+    @property
+    def peers(self) -> str:
+        return "127.0.0.1/32" if self.bind == "127.0.0.1" else "samenet"
+
+    def host(self, node: str) -> str:
+        return "127.0.0.1"
+
+    def volume(self, node: str, volume: str) -> str:
+        return str(self.folder / "volumes" / node / volume)
+
+    def config(self, source: str) -> str:
+        return str(self.folder / "config" / source)
+
+    def secret(self, node: str, name: str) -> str:
+        return str(self.folder / "secrets" / node / name)
+
+    def version(self, server: str) -> tuple[int, ...]:
+        return self.versions[server]
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSite:
+    """Containers: every node has its own name, address and file system."""
+
+    images: Images
+    name: str = "docker"
+    listen: str = "0.0.0.0"  # noqa: S104  inside the container's own network; only loopback is published
+    peers: str = "samenet"
+
+    def host(self, node: str) -> str:
+        return node
+
+    def volume(self, node: str, volume: str) -> str:
+        return f"/var/lib/shopfds/{volume}"
+
+    def config(self, source: str) -> str:
+        return f"/etc/shopfds/{source}"
+
+    def secret(self, node: str, name: str) -> str:
+        return f"/run/secrets/{name}"
+
+    def version(self, server: str) -> tuple[int, ...]:
+        return self.images.version(server)

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Starts one PostgreSQL node: start.sh primary|replica|heartbeat.
+# On the first start it makes the data: initdb for the primary, pg_basebackup for the replica. They are made in a folder
+# beside and renamed when complete, so that an interrupted first start leaves nothing half-made behind.
+set -eu
+role=$1
+partial="${PGDATA:-none}.partial"
+
+case $role in
+primary)
+    if [ ! -s "$PGDATA/PG_VERSION" ]; then
+        rm -rf "$partial"
+        initdb --pgdata="$partial" --username=postgres --pwfile="$SUPERUSER_PASSWORD_FILE" \
+            --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --data-checksums
+        postgres --single -D "$partial" postgres < "$BOOTSTRAP_FILE" > /dev/null
+        mv "$partial" "$PGDATA"
+    fi
+    ;;
+replica)
+    if [ ! -s "$PGDATA/PG_VERSION" ]; then
+        rm -rf "$partial"
+        until pg_isready --quiet --dbname="$PRIMARY_CONNINFO"; do sleep 0.2; done
+        # The slot keeps the WAL from the first byte of the backup on. It is there already when the replica is rebuilt.
+        backup="pg_basebackup --pgdata=$partial --wal-method=stream --checkpoint=fast --slot=$SLOT --no-password"
+        $backup --create-slot --dbname="$PRIMARY_CONNINFO" || {
+            rm -rf "$partial"
+            $backup --dbname="$PRIMARY_CONNINFO"
+        }
+        touch "$partial/standby.signal"
+        mv "$partial" "$PGDATA"
+    fi
+    ;;
+heartbeat)
+    # psql ends when the primary does; it is asked again until it is back.
+    while :; do
+        until pg_isready --quiet; do sleep 0.5; done
+        psql --no-psqlrc --quiet --no-password --set=ON_ERROR_STOP=1 --file="$HEARTBEAT_FILE" || sleep 1
+    done
+    ;;
+*)
+    echo "start.sh: unknown role '$role'" >&2
+    exit 2
+    ;;
+esac
+
+exec postgres -D "$PGDATA" -c config_file="$CONFIG_FILE"
