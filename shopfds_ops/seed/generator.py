@@ -1,0 +1,115 @@
+"""The rows of one batch, chunk by chunk: pure, in constant memory, the same for the same plan, batch and first ids.
+
+Memory grows by a few bytes per user and product, and not with the orders. Rows are written as finished lines of COPY
+text, because a million orders are five million rows: an adapter per field would cost more than PostgreSQL does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from array import array
+from collections.abc import Iterator
+
+from shopfds_ops.seed import catalogue
+from shopfds_ops.seed.market import Market
+from shopfds_ops.seed.orders import OrderBook
+from shopfds_ops.seed.patterns import START, Walk
+from shopfds_ops.seed.plan import Plan
+from shopfds_ops.seed.rows import DAY, Chunk, FirstIds, clock, days, money, rows
+
+VERSION = 1
+"""Raised when the same plan gives other rows: a batch begun by another version cannot be continued."""
+
+SIGNUP_DAYS = 730
+"""Users sign up and products appear within so many days before the first order."""
+
+CHUNK = 20_000
+"""Users, products or orders per chunk."""
+
+NO_PASSWORD = "!seeded"  # noqa: S105 - a marker, as in /etc/shadow
+"""Not the output of any password hash, so nobody can log in as a seeded user. A known password for all would be a back
+door; an honest argon2 hash each would cost 50 ms per user."""
+
+
+class Generator:
+    """One batch. Its iterators give the same rows every time, from wherever they are told to begin."""
+
+    def __init__(self, plan: Plan, first: FirstIds, batch: int) -> None:
+        self._plan = plan
+        self._first = first
+        self._market = Market(plan, first, batch)
+        self._days = days(START - dt.timedelta(days=SIGNUP_DAYS), SIGNUP_DAYS)
+
+    def chunks(self, users: int = 0, products: int = 0, orders: int = 0, size: int = CHUNK) -> Iterator[Chunk]:
+        """All rows that are not done yet (the arguments say how many are), in an order that satisfies foreign keys."""
+        if users < self._plan.users:
+            yield from self._users(users, size)
+        if products < self._plan.products:
+            yield from self._products(products, size)
+        if orders < self._plan.orders:
+            yield from self._orders(orders, size)
+
+    def _users(self, done: int, size: int) -> Iterator[Chunk]:
+        random = self._market.random("users")
+        draw = random.random
+        words = catalogue.pools(random)
+        locals_ = {name: catalogue.local_part(name) for name in words.first_names + words.last_names}
+        lines: list[str] = []
+        for index in range(self._plan.users):
+            given = words.first_names[int(draw() * len(words.first_names))]
+            family = words.last_names[int(draw() * len(words.last_names))]
+            signed_up = self._moment(draw())
+            if index < done:
+                continue
+            key = self._first.user + index
+            mail = f"{locals_[given]}.{locals_[family]}.{key}@{self._market.email_domain(index)}"
+            home = catalogue.COUNTRIES[self._market.homes[index]]
+            lines.append(f"{key}\t{mail}\t{given} {family}\t{NO_PASSWORD}\t{home}\t{signed_up}\n")
+            if len(lines) == size or index + 1 == self._plan.users:
+                yield Chunk("users", index + 1, (rows("ecommerce.users", lines),))
+                lines = []
+
+    def _products(self, done: int, size: int) -> Iterator[Chunk]:
+        random = self._market.random("products")
+        draw = random.random
+        words = catalogue.pools(random)
+        categories = tuple(catalogue.CATEGORIES.items())
+        rank_of = array("I", bytes(4 * self._plan.products))
+        for rank, index in enumerate(self._market.products):
+            rank_of[index] = rank
+        lines: list[str] = []
+        for index in range(self._plan.products):
+            category, nouns = categories[int(draw() * len(categories))]
+            noun = nouns[int(draw() * len(nouns))]
+            color = words.colors[int(draw() * len(words.colors))]
+            material = catalogue.MATERIALS[int(draw() * len(catalogue.MATERIALS))]
+            phrase = words.phrases[int(draw() * len(words.phrases))]
+            stock = int(draw() * 500)
+            added = self._moment(draw())
+            if index < done:
+                continue
+            key = self._first.product + index
+            price = money(self._market.prices[rank_of[index]])
+            lines.append(
+                f"{key}\tSKU-{key:07d}\t{color} {material} {noun}\t{phrase}\t{category}\t{price}\t{stock}\t{added}\n"
+            )
+            if len(lines) == size or index + 1 == self._plan.products:
+                yield Chunk("products", index + 1, (rows("ecommerce.products", lines),))
+                lines = []
+
+    def _orders(self, done: int, size: int) -> Iterator[Chunk]:
+        """What a user buys depends on what she bought before: so the orders that are done are generated again and
+        thrown away, which costs one core some seconds per million, and no memory."""
+        slots = iter(Walk(self._plan, self._market.homes, len(catalogue.COUNTRIES), self._market.random("orders")))
+        book = OrderBook(self._market)
+        for start in range(0, done, size):
+            book.write(slots, min(size, done - start))
+        while done < self._plan.orders:
+            count = min(size, self._plan.orders - done)
+            made = book.write(slots, count)
+            done += count
+            yield Chunk("orders", done, made)
+
+    def _moment(self, share: float) -> str:
+        at = int(share * SIGNUP_DAYS * DAY)
+        return self._days[at // DAY] + clock(at)
