@@ -115,20 +115,35 @@ def seed(conninfo: str, plan: Plan, mode: Mode = "refuse", sink: Sink = discard)
             _can_continue(batch)
             sink(Note("info", f"finishing batch {batch.batch}, of which {batch.orders_done} orders were in"))
         else:
-            filled = _filled(connection)
-            if filled and mode == "if-empty":
+            table = _filled(connection)
+            if table and mode == "if-empty":
                 return SeedResult(None, {}, time.monotonic() - started)
-            if filled and mode == "refuse":
+            if table and mode == "refuse":
                 raise DataError(
-                    f"the database is filled already: {filled} has rows; nothing was changed",
+                    f"the database is filled already: {table} has rows; nothing was changed",
                     remedy="add a further batch: `shopfds seed --append`; or start anew: `shopfds seed --reset`",
                 )
             batch = _begin(connection, plan)
         written = _load(connection, batch, sink)
         # Fresh statistics at once: until autovacuum comes by, plans would be made for empty tables.
-        for table in COLUMNS:
-            connection.execute(sql.SQL("ANALYZE {}").format(_name(table)))
+        for name in COLUMNS:
+            connection.execute(sql.SQL("ANALYZE {}").format(_name(name)))
     return SeedResult(batch.batch, written, time.monotonic() - started, resumed, batch.plan)
+
+
+def outstanding(conninfo: str) -> str | None:
+    """What a seed in mode `if-empty` would do now: fill an empty database, finish a batch, or nothing (None)."""
+    with database.connect(conninfo) as connection:
+        batch = _unfinished(connection)
+        if batch is not None:
+            return f"batch {batch.batch} is unfinished: {batch.orders_done} of {batch.orders} orders are in"
+        return None if _filled(connection) else "the database is empty"
+
+
+def filled(conninfo: str) -> bool:
+    """Whether there is nothing left to seed: some table has rows, and no batch is unfinished."""
+    with database.connect(conninfo) as connection:
+        return bool(_filled(connection)) and _unfinished(connection) is None
 
 
 def counts(conninfo: str) -> dict[str, int]:
