@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ pytestmark = [
 TEMPLATE = Path(__file__).parents[2] / "templates" / "redis" / "redis-cluster.conf.j2"
 NODE_TIMEOUT = 1000
 SHARDS = 3
+READING = ("|nodes", "|info", "|slots", "|myid", "|countkeysinslot")
+"""Subcommands of CLUSTER that change nothing."""
 
 
 class Nodes:
@@ -112,7 +115,7 @@ class Nodes:
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(node.command, stdout=log, stderr=log)
         for name in names or NAMES:
-            self.until(f"{name} is ready", lambda name=name: self.component.probe(self.live, self.topology.node(name)))
+            self.until(f"{name} is ready", partial(self.component.probe, self.live, self.topology.node(name)))
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
         for name in names:
@@ -240,7 +243,7 @@ def test_six_blank_nodes_become_a_cluster_and_a_second_run_writes_nothing(blank:
         assert len(client.get_replicas()) == SHARDS, "CLUSTER SLOTS hides a replica"
 
     def written() -> list[tuple[object, ...]]:
-        found = []
+        found: list[tuple[object, ...]] = []
         for name in NAMES:
             with blank.node(name, decode_responses=True) as client:
                 stats = client.info("commandstats")
@@ -251,9 +254,6 @@ def test_six_blank_nodes_become_a_cluster_and_a_second_run_writes_nothing(blank:
     before = written()
     assert blank.up() == []
     assert written() == before
-
-
-READING = ("|nodes", "|info", "|slots", "|myid", "|countkeysinslot")
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1, 0.5, 1.2])
