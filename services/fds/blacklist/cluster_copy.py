@@ -34,8 +34,11 @@ SUSPICION = 1.0
 """Seconds for which a node that did not answer is asked last."""
 REFRESH_PAUSE = 0.25
 """Seconds at least between two looks at the cluster's topology."""
-WRITE_SECONDS = 3.0
-"""Seconds for which a write is repeated before it is left to the next `settle`."""
+WRITE_SECONDS = 10.0
+"""Seconds for which a write is repeated, to ride out a failover (node timeout of 5 s, and about 1 s to elect), before
+it is left to the next `settle`."""
+CONNECT_SECONDS = 3.0
+"""Seconds to find the first node that tells the topology."""
 CALL_SECONDS = 5.0
 """Seconds for one batch of a bulk write or scan."""
 BATCH = 2000
@@ -55,7 +58,7 @@ class ClusterCopy:
         self._ready = False
         self._suspects: dict[str, float] = {}
         self._refreshed = float("-inf")
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[bool] | None = None
         limit: int = client.connection_kwargs["max_connections"]
         self._seats = asyncio.Semaphore(limit)  # redis-py raises when its connections are used up
 
@@ -104,25 +107,23 @@ class ClusterCopy:
         left = list(commands)
         if not left:
             return True
+        if not self._ready:
+            await self._connect()
         end = time.monotonic() + seconds
         confirmed = True
         while True:
-            try:
-                if not self._ready:
-                    await self._connect()
-                groups = self._by_master(left)
-                outcomes = await asyncio.gather(*(self._write_node(node, group, done) for node, group in groups))
-                left = [item for failed, _ in outcomes for item in failed]
-                confirmed = confirmed and all(safe for _, safe in outcomes)
-                if not left:
-                    return confirmed
-                problem = "a master of Redis Cluster does not answer"
-            except CopyUnavailableError as error:
-                problem = error.what
+            outcomes = await asyncio.gather(
+                *(self._write_node(node, group, done) for node, group in self._by_master(left))
+            )
+            left = [item for failed, _ in outcomes for item in failed]
+            confirmed = confirmed and all(safe for _, safe in outcomes)
+            if not left:
+                return confirmed
             if time.monotonic() >= end:
-                raise CopyUnavailableError(problem)
-            await self._refresh()
+                raise CopyUnavailableError("a master of Redis Cluster does not answer")
             await asyncio.sleep(REFRESH_PAUSE)
+            if not await self._refresh():
+                raise CopyUnavailableError("no node of Redis Cluster can be reached")
 
     async def markers(self) -> list[bytes | None]:
         """The markers of all buckets, in order."""
@@ -250,7 +251,7 @@ class ClusterCopy:
             raise CopyUnavailableError("Redis Cluster cannot be reached")
         self._refreshed = time.monotonic()
         try:
-            async with asyncio.timeout(WRITE_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 await self._client.nodes_manager.initialize()
         except FAULTS as error:
             raise CopyUnavailableError(f"Redis Cluster cannot be reached: {error}") from None
@@ -261,14 +262,16 @@ class ClusterCopy:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
 
-    async def _refresh(self) -> None:
-        if not self._ready or time.monotonic() - self._refreshed < REFRESH_PAUSE:
-            return
+    async def _refresh(self) -> bool:
+        """Look at the topology anew, unless that was just done. Returns whether any node could tell it."""
+        if time.monotonic() - self._refreshed < REFRESH_PAUSE:
+            return True
         self._refreshed = time.monotonic()
         try:
             await self._client.nodes_manager.initialize()
         except FAULTS:
-            return  # the old map stays; the next failure looks again
+            return False  # the old map stays
+        return True
 
 
 def _must_repeat(reply: Reply) -> bool:

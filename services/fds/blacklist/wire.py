@@ -35,6 +35,7 @@ class Flight:
 async def send(node: ClusterNode, commands: Sequence[Command], within: float) -> Flight:
     """Write `commands` to `node`; connects first where needed. `within` in seconds. Raises one of FAULTS."""
     connection = node.acquire_connection()
+    connection.socket_timeout = None  # the whole batch has a limit; one for each reply would cost more than the replies
     try:
         async with asyncio.timeout(within):
             await connection.send_packed_command(connection.pack_commands(commands))

@@ -1,0 +1,167 @@
+"""The blacklist against the same work by hand, in one run: an order's check against a raw pipeline, and a large import.
+
+    python benchmarks/blacklist.py --redis 127.0.0.1:7000,127.0.0.1:7001 --conninfo "host=... dbname=..."
+
+Passwords come from $REDIS_APP_PASSWORD and from libpq's own ($PGPASSWORD, ~/.pgpass). It lists values of its own
+(reason `benchmark`) and takes them off afterwards. Rows go to stdout as JSON with --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime as dt
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+
+from redis.asyncio.cluster import RedisCluster
+
+from services.common.cache import Endpoint, cluster_client
+from services.fds.blacklist.entries import Kind, Order, Target
+from services.fds.blacklist.keys import Lengths, key_of, questions
+from services.fds.blacklist.manager import BlacklistManager, proposal
+
+ACTOR = "benchmark"
+RANGES = ("198.18.7.0/24", "198.19.0.0/16")
+LIMIT = 1.2
+IMPORT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; times in milliseconds unless the name says seconds."""
+
+    what: str
+    ours: float
+    by_hand: float | None
+    ratio: float | None
+    limit: float
+
+    @property
+    def kept(self) -> bool:
+        return (self.ours if self.ratio is None else self.ratio) <= self.limit
+
+
+def order(number: int) -> Order:
+    """An order like any other: nothing of it is listed. Ten keys with two lengths of ranges in use."""
+    return Order(
+        ip=f"192.0.{number >> 8 & 255}.{number & 255}",
+        card_bin=f"{41000000 + number:08d}",
+        email=f"customer{number}@mail.example.net",
+        user=str(number),
+        device=f"device-{number:08x}",
+    )
+
+
+async def pipeline(client: RedisCluster, keys: list[str]) -> list[bytes | None]:
+    """What one would write by hand: redis-py's cluster pipeline, one GET for each key."""
+    pipe = client.pipeline()
+    for key in keys:
+        pipe.get(key)
+    answers: list[bytes | None] = await pipe.execute()
+    return answers
+
+
+async def timed(call: Callable[[], Awaitable[object]]) -> float:
+    start = time.perf_counter()
+    await call()
+    return (time.perf_counter() - start) * 1000
+
+
+def percentile(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+async def compare(manager: BlacklistManager, client: RedisCluster, orders: int, callers: int) -> list[Row]:
+    """Checks and raw pipelines in turn, the first of each pair changing, by `callers` at once."""
+    lengths = Lengths.of(Target.parse(Kind.ip, text) for text in RANGES)
+    ours: list[float] = []
+    raw: list[float] = []
+
+    async def caller(first: int, record: bool) -> None:
+        for number in range(first, first + orders // callers if record else first + 50):
+            one = order(number)
+            keys = [key_of(question) for target in one.targets() for question in questions(target, lengths)]
+            runs = [
+                (ours, lambda one=one: manager.check_order(one)),
+                (raw, lambda keys=keys: pipeline(client, keys)),
+            ]
+            for times, call in runs if number % 2 else reversed(runs):
+                took = await timed(call)
+                if record:
+                    times.append(took)
+
+    await asyncio.gather(*(caller(index * 1000, False) for index in range(callers)))  # connections, caches
+    gc.collect()
+    await asyncio.gather(*(caller(index * orders, True) for index in range(callers)))
+    keys = sum(len(questions(target, lengths)) for target in order(1).targets())
+    rows: list[Row] = []
+    for percent in (50, 99):
+        mine, theirs = percentile(ours, percent), percentile(raw, percent)
+        rows.append(
+            Row(f"order check, {keys} keys, {callers} caller(s), p{percent} ms", mine, theirs, mine / theirs, LIMIT)
+        )
+    return rows
+
+
+async def bulk(manager: BlacklistManager, entries: int) -> Row:
+    """An import of new entries into record and copy."""
+    proposals = [
+        proposal(Target.parse(Kind.user, f"benchmark-{number}"), dt.timedelta(days=1 + number % 30), ACTOR)
+        for number in range(entries)
+    ]
+    start = time.perf_counter()
+    done = await manager.import_entries(proposals, actor=ACTOR)
+    seconds = time.perf_counter() - start
+    if done.copied == "pending" or done.counts.get("added") != entries:
+        sys.exit(f"the import did not do its work: {done}")
+    await manager.remove_entries([one.target for one in proposals], actor=ACTOR, reason=ACTOR)
+    return Row(f"import of {entries} entries, seconds", seconds, None, None, IMPORT_SECONDS)
+
+
+async def run(endpoints: list[Endpoint], conninfo: str, orders: int, entries: int) -> list[Row]:
+    password = os.environ.get("REDIS_APP_PASSWORD", "")
+    client = cluster_client(endpoints, "shopfds", password)
+    try:
+        async with BlacklistManager.connect(conninfo, endpoints, "shopfds", password) as manager:
+            listed = [proposal(Target.parse(Kind.ip, text), dt.timedelta(hours=1), ACTOR) for text in RANGES]
+            await manager.add_entries(listed, actor=ACTOR)
+            rows = await compare(manager, client, orders, 1)
+            rows += await compare(manager, client, orders, 20)
+            await manager.remove_entries([one.target for one in listed], actor=ACTOR, reason=ACTOR)
+            rows.append(await bulk(manager, entries))
+            return rows
+    finally:
+        await client.aclose()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--redis", required=True, help="host:port of the nodes, separated by commas")
+    parser.add_argument("--conninfo", required=True, help="libpq conninfo of the primary, role shopfds")
+    parser.add_argument("--orders", type=int, default=5000)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    endpoints = [(host, int(port)) for host, _, port in (part.rpartition(":") for part in given.redis.split(","))]
+    rows = asyncio.run(run(endpoints, given.conninfo, given.orders, given.entries))
+    if given.json:
+        print(json.dumps([{**asdict(row), "kept": row.kept} for row in rows], indent=2))
+    else:
+        print(f"{'':<44} {'ours':>9} {'by hand':>9} {'ratio':>6} {'limit':>6}")
+        for row in rows:
+            hand = "" if row.by_hand is None else f"{row.by_hand:.3f}"
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+            mark = "[OK]" if row.kept else "[FAIL]"
+            print(f"{row.what:<44} {row.ours:>9.3f} {hand:>9} {ratio:>6} {row.limit:>6.1f} {mark}")
+    return 0 if all(row.kept for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
