@@ -29,6 +29,12 @@ PIPED_WIDTH = 400
 """Columns when output is not a terminal: wide enough that nothing is cropped or wrapped."""
 BAR_WIDTH = 30
 
+PLAIN = box.Box(
+    "    \n    \n -  \n    \n    \n    \n    \n    \n",
+    ascii=True,
+)
+"""A rule below the header and nothing else: ten columns still fit a terminal of 80."""
+
 MARKERS: dict[Level, tuple[str, str]] = {
     "ok": ("[OK]", "green"),
     "fail": ("[FAIL]", "bold red"),
@@ -82,7 +88,7 @@ def show(result: Result, format: Format) -> None:
 
 def table(content: Table) -> RenderableType:
     """A table for people. Cells are folded, never cropped."""
-    grid = RichTable(box=box.ASCII, show_edge=False, pad_edge=False, header_style="bold", title=None)
+    grid = RichTable(box=PLAIN, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in content.columns:
         right = column.startswith(">")
         grid.add_column(column.lstrip(">"), overflow="fold", justify="right" if right else "left")

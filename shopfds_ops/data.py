@@ -51,7 +51,7 @@ def steps(live: Live) -> Sequence[Step]:
         migrations.migrate(postgres.conninfo(live, "shopfds"), sink=sink)
 
     def check_seed() -> str | None:
-        return None if loader.filled(postgres.conninfo(live, "shopfds")) else "the database is empty"
+        return loader.outstanding(postgres.conninfo(live, "shopfds"))
 
     def seed(sink: Sink) -> None:
         sizes = live.settings.seed

@@ -113,18 +113,22 @@ class _Answer:
 
 
 def check_replication_lag(
-    conninfos: Mapping[str, str], *, replica: str = "postgres-replica", timeout: int = 2
+    conninfos: Mapping[str, str],
+    *,
+    replica: str = "postgres-replica",
+    heartbeat_seconds: float = 1.0,
+    timeout: int = 2,
 ) -> ReplicationReport:
     """Ask all members side by side, and put their answers together.
 
     `conninfos`: libpq connection strings by member name, of a role with pg_monitor. `replica`: the application name
-    under which the replica streams. `timeout`: seconds for each server. Never raises for a server that is down.
+    under which the replica streams. `heartbeat_seconds`: how often the heartbeat row is written. `timeout`: seconds for each server. Never raises for a server that is down.
     """
     with ThreadPoolExecutor(max_workers=len(conninfos)) as pool:
         answers = dict(zip(conninfos, pool.map(lambda info: _ask(info, timeout), conninfos.values()), strict=True))
     primary = next((a for a in answers.values() if not a.error and not a.rows["in_recovery"]), None)
     sender = next((row for row in primary.senders if row["application_name"] == replica), None) if primary else None
-    members = tuple(_member(name, answer, primary, sender) for name, answer in answers.items())
+    members = tuple(_member(name, answer, primary, sender, heartbeat_seconds) for name, answer in answers.items())
     standby = next((member for member in members if member.role == "replica"), None)
     connected = sender is not None and sender["state"] == "streaming" and standby is not None
     age = (primary.rows["now"] - primary.heartbeat).total_seconds() if primary and primary.heartbeat else None
@@ -165,7 +169,9 @@ def _one(connection: psycopg.Connection[dict[str, Any]], query: str) -> dict[str
     return connection.execute(query.encode()).fetchone() or {}
 
 
-def _member(name: str, answer: _Answer, primary: _Answer | None, sender: Mapping[str, Any] | None) -> Member:
+def _member(
+    name: str, answer: _Answer, primary: _Answer | None, sender: Mapping[str, Any] | None, beat: float
+) -> Member:
     if answer.error:
         return Member(name, "unknown", "unreachable", detail=answer.error)
     timeline = answer.rows["timeline"]
@@ -181,7 +187,7 @@ def _member(name: str, answer: _Answer, primary: _Answer | None, sender: Mapping
         sender["sent_lsn"] if sender else None,
         answer.rows["lsn"],
         lag_bytes=_lag_bytes(answer, primary),
-        lag_seconds=_lag_seconds(answer, primary),
+        lag_seconds=_lag_seconds(answer, primary, beat),
         system_identifier=identifier,
     )
 
@@ -193,14 +199,18 @@ def _lag_bytes(standby: _Answer, primary: _Answer | None) -> int | None:
     return max(0, _position(primary.rows["lsn"]) - _position(standby.rows["lsn"]))
 
 
-def _lag_seconds(standby: _Answer, primary: _Answer | None) -> float | None:
-    """How old the newest state is that the standby shows: 0 when it shows the primary's last heartbeat."""
+def _lag_seconds(standby: _Answer, primary: _Answer | None, beat: float) -> float | None:
+    """For how long the standby has owed a heartbeat: 0 when it shows the primary's last one.
+
+    The first one it owes came `beat` seconds after the one it shows, or is the primary's last.
+    """
     if primary is None or primary.heartbeat is None or standby.heartbeat is None:
         return None
     if standby.heartbeat >= primary.heartbeat:
         stale = (primary.rows["now"] - primary.heartbeat).total_seconds() > HEARTBEAT_STALE_SECONDS
         return None if stale else 0.0
-    return max(0.0, float((primary.rows["now"] - standby.heartbeat).total_seconds()))
+    owed = min(primary.heartbeat, standby.heartbeat + dt.timedelta(seconds=beat))
+    return max(0.0, float((primary.rows["now"] - owed).total_seconds()))
 
 
 def _position(lsn: str) -> int:

@@ -9,7 +9,8 @@ import typer
 from shopfds_ops.cli.options import FLAGS, Format, FormatOption, finish
 
 app = typer.Typer(
-    help="Show and change the settings: defaults < shopfds.toml < SHOPFDS_* environment < flags.", no_args_is_help=True
+    help="Show and change the settings.\n\nDefaults < shopfds.toml < SHOPFDS_* environment < flags.",
+    no_args_is_help=True,
 )
 Key = Annotated[str, typer.Argument(help="a dotted key, such as ports.offset")]
 

@@ -47,7 +47,7 @@ def migrate(
     with console.progress() as sink:
         moves = migrations.migrate(conninfo, service, to, sink)
     present = migrations.current(conninfo)
-    changed = {move.service for move in moves}
+    pending = migrations.pending(conninfo)
     table = Table(
         "Schemas",
         ("service", "revision", "state"),
@@ -55,7 +55,7 @@ def migrate(
             (
                 name,
                 revision or "empty",
-                "[OK] changed" if name in changed else "[OK]" if revision == migrations.chain(name)[-1] else "older",
+                f"[WARNING] pending: {', '.join(pending[name])}" if name in pending else "[OK] latest",
             )
             for name, revision in present.items()
         ),
@@ -71,7 +71,9 @@ def seed(
     orders: Annotated[
         int | None, typer.Option(help="orders, each with its transaction  [default: seed.orders]")
     ] = None,
-    reviews: Annotated[int | None, typer.Option(help="reviews  [default: seed.reviews]")] = None,
+    reviews: Annotated[
+        int | None, typer.Option(help="reviews  [default: seed.reviews, or what the orders allow]")
+    ] = None,
     scale: Annotated[float, typer.Option(help="multiplies the sizes that are not given")] = 1.0,
     rng_seed: Annotated[int | None, typer.Option(help="same seed, same rows  [default: seed.rng_seed]")] = None,
     append: Annotated[bool, typer.Option("--append", help="add a further batch to what is there")] = False,
@@ -134,11 +136,12 @@ def reset_db(yes: YesOption = False, format: FormatOption = Format.table) -> Non
     confirm(f"This drops all tables of the schemas {schemas} with all their rows. Go on?", yes)
     with console.progress() as sink:
         moves = migrations.reset(conninfo, sink)
-    messages = (
-        Message("ok", f"schemas {schemas} are new and empty: {migrations.moved(moves)}"),
-        Message("info", "", "`shopfds seed` fills them; `shopfds blacklist rebuild` empties the copy in Redis as well"),
+    message = Message(
+        "ok",
+        f"schemas {schemas} are new and empty: {migrations.moved(moves)}",
+        "`shopfds seed` fills them; `shopfds blacklist rebuild` empties the copy in Redis as well",
     )
-    finish(Result("reset-db", {"moves": moves}, (), messages), format)
+    finish(Result("reset-db", {"moves": moves}, (), (message,)), format)
 
 
 def _conninfo() -> str:

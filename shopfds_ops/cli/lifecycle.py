@@ -20,9 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def setup() -> None:
-    """Install the servers that the engine needs (Debian and Ubuntu, as root or by sudo).
+    """Install the servers that the engine needs.
 
-    Elsewhere it names what to install. The packages' own services are not started.
+    On Debian and Ubuntu, as root or by sudo; elsewhere it names what to install. The services that come with the
+    packages are not started.
     """
     from shopfds_ops.engines import packages
     from shopfds_ops.result import Message, Result
@@ -40,8 +41,9 @@ def up(
     timeout: TimeoutOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Bring everything to life: render, start, wait for health, initialize, migrate, seed if empty, report.
+    """Bring everything to life, and report its status.
 
+    Renders, starts, waits for health, initializes, migrates, and seeds an empty database.
     Runs again and again without harm; finishes what an interrupted `up` left undone; mends what it finds broken.
 
     \b
@@ -66,7 +68,13 @@ def down(
     volumes: Annotated[bool, typer.Option("--volumes", help="remove all data and secrets too")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Stop everything, the supervisor too. Data stay, unless --volumes."""
+    """Stop everything; data stay, unless --volumes.
+
+    The supervisor is stopped too.
+
+    \b
+    Example: shopfds down --volumes --yes
+    """
     from shopfds_ops.result import Message, Result
 
     stack = open_stack()
@@ -80,7 +88,9 @@ def down(
 
 
 def start(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
-    """Start nodes and wait until they are healthy; initializes nothing (that is `up`).
+    """Start nodes and wait until they are healthy.
+
+    Initializes nothing: that is `up`.
 
     \b
     Example: shopfds start postgres-replica
@@ -109,7 +119,11 @@ def stop(nodes: Nodes = None) -> None:
 
 
 def restart(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
-    """Stop nodes, start them again, and wait until they are healthy."""
+    """Stop nodes, start them again, wait until healthy.
+
+    \b
+    Example: shopfds restart rabbitmq
+    """
     from shopfds_ops import console
     from shopfds_ops.result import Message, Result
 
@@ -127,7 +141,9 @@ def init(
     ] = None,
     timeout: TimeoutOption = None,
 ) -> None:
-    """Initialize what runs: each step checks the live server, applies what is missing, and verifies it.
+    """Initialize what runs.
+
+    Each step checks the live server, applies what is missing, and verifies that it holds.
 
     \b
     Examples:

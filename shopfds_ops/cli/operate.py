@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def ps(format: FormatOption = Format.table) -> None:
-    """List the nodes as the engine sees them, without asking the servers. Exit code 0 whatever their state."""
+    """List the nodes as the engine sees them.
+
+    The servers are not asked: that is `status`. Exit code 0 whatever their state.
+    """
     from shopfds_ops.result import Result
     from shopfds_ops.status import nodes, nodes_table
 
@@ -35,7 +38,7 @@ def logs(
     grep: Annotated[str | None, typer.Option(metavar="REGEX", help="only lines that match")] = None,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="only the last lines")] = None,
 ) -> None:
-    """Show the logs of nodes (all, if none is named) in the order of their times.
+    """Show logs, of all nodes in the order of their times.
 
     \b
     Examples:
@@ -79,7 +82,9 @@ def execute(
         list[str] | None, typer.Argument(metavar="[CMD]...", help="default: the server's client")
     ] = None,
 ) -> None:
-    """Run a command where a node runs, with the credentials of its server ready; exits with its exit status.
+    """Run a command where a node runs.
+
+    The credentials of its server are ready; exits with the command's exit status.
 
     \b
     Examples:

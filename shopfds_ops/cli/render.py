@@ -24,7 +24,9 @@ def render(
     ] = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Write the configuration of every node to infrastructure/, and say which nodes it would restart.
+    """Write the configuration of all nodes.
+
+    It goes to infrastructure/; nodes that would restart because of it are named.
 
     A file that somebody edited by hand is shown and kept. The same settings give the same bytes every time.
 

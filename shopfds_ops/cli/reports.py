@@ -41,7 +41,10 @@ def status(
 
 
 def doctor(format: FormatOption = Format.table) -> None:
-    """Check the machine, the settings, the secrets and what is left over; each finding with its remedy."""
+    """Check machine, settings, secrets and leftovers.
+
+    Each finding comes with its remedy. Exit code 1 if one of them keeps the stack from working.
+    """
     from shopfds_ops.doctor import examine
 
     finish(examine(open_stack()), format)

@@ -320,7 +320,9 @@ class Postgres(Component):
 def replication(live: Live) -> ReplicationReport:
     """The replication report of a stack: `check_replication_lag` with the stack's own addresses and passwords."""
     return check_replication_lag(
-        {PRIMARY: conninfo(live, "monitor"), REPLICA: conninfo(live, "monitor", "replica")}, replica=REPLICA
+        {PRIMARY: conninfo(live, "monitor"), REPLICA: conninfo(live, "monitor", "replica")},
+        replica=REPLICA,
+        heartbeat_seconds=live.settings.postgres.heartbeat_seconds,
     )
 
 

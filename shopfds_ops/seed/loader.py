@@ -166,6 +166,7 @@ def _load(connection: psycopg.Connection, batch: Batch, sink: Sink) -> dict[str,
     }
     totals: dict[Stage, int] = {"users": batch.users, "products": batch.products, "orders": batch.orders}
     chunks = generator.chunks(done["users"], done["products"], done["orders"])
+    sink(Progress("seed orders", done["orders"], totals["orders"], "orders"))
     try:
         with _ahead(chunks) as ready:
             for chunk in ready:

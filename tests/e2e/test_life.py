@@ -1,0 +1,359 @@
+"""The life of a stack as its operator sees it: up, status, faults, up again, down."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from filelock import FileLock
+
+from shopfds_ops.components import postgres, redis_cluster
+from shopfds_ops.engines import strays
+from tests.conftest import Project
+from tests.e2e.conftest import kill_hard, supervisor_of
+
+NODES = (
+    "postgres-primary",
+    "postgres-replica",
+    "postgres-heartbeat",
+    *(f"redis-node-{number}" for number in range(1, 7)),
+    "rabbitmq",
+)
+
+
+def healthy(project: Project) -> bool:
+    return bool(project.json("status")["data"]["healthy"])
+
+
+def users(project: Project) -> int:
+    with psycopg.connect(postgres.conninfo(project.stack().live, "shopfds")) as connection:
+        row = connection.execute("SELECT count(*) FROM ecommerce.users").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def add_user(project: Project, name: str) -> None:
+    with psycopg.connect(postgres.conninfo(project.stack().live, "shopfds")) as connection:
+        connection.execute(
+            "INSERT INTO ecommerce.users (email, name, password_hash, country) VALUES (%s, %s, '!', 'KR')",
+            [f"{name}@shop.example", name],
+        )
+
+
+def volume(project: Project, node: str) -> Path:
+    return Path(project.stack().engine.site.volume(node, "data"))
+
+
+def test_a_stack_that_is_up_is_healthy_and_says_so_to_people_and_programs(project: Project) -> None:
+    printed = project.ok("status")
+    for node in NODES:
+        assert node in printed
+    assert "16384 of 16384 slots covered" in printed
+    envelope = project.json("status")
+    assert envelope["ok"]
+    assert envelope["data"]["healthy"]
+    assert {node["state"] for node in envelope["data"]["nodes"]} == {"running"}
+    replication = envelope["data"]["postgres"]
+    assert replication["connected"]
+    assert replication["lag_seconds"] is not None
+
+
+def test_a_second_up_starts_nothing_and_changes_nothing(project: Project) -> None:
+    before = {row["name"]: row["pid"] for row in project.json("ps")["data"]}
+    project.ok("up", "--no-seed")
+    assert {row["name"]: row["pid"] for row in project.json("ps")["data"]} == before
+
+
+def test_a_row_written_on_the_primary_is_on_the_replica(project: Project) -> None:
+    add_user(project, "replicated")
+    live = project.stack().live
+    end = time.monotonic() + 10
+    found = 0
+    while not found and time.monotonic() < end:
+        with psycopg.connect(postgres.conninfo(live, "shopfds", "replica")) as connection:
+            row = connection.execute("SELECT count(*) FROM ecommerce.users WHERE name = 'replicated'").fetchone()
+            found = int(row[0]) if row else 0
+    assert found == 1
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_node_that_was_killed_hard_is_back_after_up_and_nothing_is_lost(
+    project: Project, node: str, pid_of: Callable[[str], int]
+) -> None:
+    add_user(project, f"before-{node}")
+    count = users(project)
+    kill_hard(pid_of(node))
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+    assert users(project) == count
+
+
+def test_nodes_outlive_their_supervisor_and_up_takes_them_back(project: Project) -> None:
+    add_user(project, "before-supervisor")
+    count = users(project)
+    kill_hard(supervisor_of(project).pid)
+    said = project.run("status")
+    assert said.returncode == 1
+    assert "without its supervisor" in said.stderr
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+    assert users(project) == count
+
+
+def test_a_node_killed_by_the_cli_stays_down_until_it_is_started(project: Project) -> None:
+    project.ok("kill", "postgres-replica")
+    said = project.run("status", "postgres")
+    assert said.returncode == 1
+    assert "shopfds start postgres-replica" in said.stderr
+    project.ok("start", "postgres-replica")
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+
+
+def test_a_replica_that_is_frozen_is_reported_as_unreachable_and_its_lag_as_unknown(project: Project) -> None:
+    project.ok("kill", "postgres-replica", "--signal", "SIGSTOP")
+    try:
+        envelope = project.json("status", "postgres")
+        assert envelope["exit_code"] == 1
+        assert envelope["data"]["postgres"]["lag_seconds"] is None
+        assert envelope["data"]["postgres"]["lag_bytes"] is None
+        assert not envelope["data"]["postgres"]["connected"]
+    finally:
+        project.ok("kill", "postgres-replica", "--signal", "SIGCONT")
+    project.ok("up", "--no-seed")
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+def test_a_replica_whose_data_were_wiped_comes_back_by_one_up(project: Project, running: bool) -> None:
+    count = users(project)
+    if not running:
+        project.ok("stop", "postgres-replica")
+    shutil.rmtree(volume(project, "postgres-replica"))
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+    with psycopg.connect(postgres.conninfo(project.stack().live, "shopfds", "replica")) as connection:
+        row = connection.execute("SELECT count(*) FROM ecommerce.users").fetchone()
+    assert row == (count,)
+
+
+def test_a_replica_whose_wal_is_gone_is_rebuilt_by_one_up(project: Project) -> None:
+    live = project.stack().live
+    project.ok("stop", "postgres-replica")
+    with psycopg.connect(postgres.conninfo(live, "postgres"), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        connection.execute("ALTER SYSTEM SET wal_keep_size = 0")
+        connection.execute("SELECT pg_reload_conf()")
+        for _ in range(4):
+            connection.execute("CREATE TABLE public.filler AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+            connection.execute("DROP TABLE public.filler")
+            connection.execute("SELECT pg_switch_wal()")
+            connection.execute("CHECKPOINT")
+        row = connection.execute("SELECT wal_status FROM pg_replication_slots").fetchone()
+        assert row == ("lost",)
+        connection.execute("ALTER SYSTEM RESET ALL")
+        connection.execute("SELECT pg_reload_conf()")
+    assert "the WAL it needs is gone" in project.run("status", "postgres").stderr or not healthy(project)
+    said = project.run("up", "--no-seed")
+    assert said.returncode == 0, said.stderr
+    assert "rebuilt from postgres-primary" in said.stderr
+    assert healthy(project)
+
+
+@pytest.mark.parametrize("role", ["master", "replica"])
+def test_a_redis_node_that_lost_its_data_comes_back_by_one_up(project: Project, role: str) -> None:
+    nodes = project.json("status", "redis-cluster")["data"]["redis-cluster"]["nodes"]
+    name = next(node["name"] for node in nodes if node["role"] == role)
+    project.ok("stop", name)
+    shutil.rmtree(volume(project, name))
+    project.ok("up", "--no-seed")
+    report = project.json("status", "redis-cluster")
+    assert report["ok"]
+    roles = [node["role"] for node in report["data"]["redis-cluster"]["nodes"]]
+    assert sorted(roles) == ["master"] * 3 + ["replica"] * 3
+
+
+def test_an_empty_primary_is_not_started_over_a_replica_that_holds_the_data(project: Project) -> None:
+    count = users(project)
+    project.ok("stop")
+    kept = volume(project, "postgres-primary").parent.with_name("kept")
+    volume(project, "postgres-primary").parent.rename(kept)
+    try:
+        said = project.run("up")
+        assert said.returncode == 1
+        assert "postgres-primary are gone" in said.stderr
+    finally:
+        shutil.rmtree(volume(project, "postgres-primary").parent, ignore_errors=True)
+        kept.rename(volume(project, "postgres-primary").parent)
+    project.ok("up", "--no-seed")
+    assert users(project) == count
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.8, 1.5, 2.5, 4.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_an_up_that_was_interrupted_is_finished_by_the_next(
+    servers: None, fresh_project: Project, number: signal.Signals, delay: float
+) -> None:
+    process = fresh_project.start("up")
+    try:
+        process.communicate(timeout=delay)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        if number is signal.SIGINT:
+            assert process.returncode == 130, said
+            assert "interrupted" in said
+            assert "Traceback" not in said
+    fresh_project.ok("up")
+    assert healthy(fresh_project)
+    assert users(fresh_project) == 1000
+    assert fresh_project.json("seed", "--check")["ok"]
+
+
+def test_down_keeps_data_and_leaves_no_process(project: Project) -> None:
+    count = users(project)
+    project.ok("down")
+    assert strays.find(str(project.folder.resolve()), None) == {}
+    assert "nothing was running" in project.run("stop").stderr
+    assert project.run("status").returncode == 1
+    project.ok("up", "--no-seed")
+    assert users(project) == count
+
+
+def test_down_with_volumes_asks_and_does_nothing_without_an_answer(project: Project) -> None:
+    said = project.run("down", "--volumes")
+    assert said.returncode == 1
+    assert "--yes" in said.stderr
+    assert healthy(project)
+
+
+def test_only_one_part_can_be_restarted(project: Project, pid_of: Callable[[str], int]) -> None:
+    primary, replica = pid_of("postgres-primary"), pid_of("postgres-replica")
+    project.ok("restart", "postgres-replica")
+    assert pid_of("postgres-primary") == primary
+    assert pid_of("postgres-replica") != replica
+    project.ok("up", "--no-seed")
+
+
+def test_a_changed_setting_restarts_only_the_nodes_it_concerns(project: Project, pid_of: Callable[[str], int]) -> None:
+    before = {node: pid_of(node) for node in NODES}
+    project.ok("config", "set", "redis.node_timeout_ms", "4000")
+    try:
+        told = project.run("render", "--check")
+        assert told.returncode == 1
+        assert "redis-node-1 would restart" in told.stderr
+        assert "postgres-primary" not in told.stderr
+        project.ok("up", "--no-seed")
+        changed = {node for node in NODES if pid_of(node) != before[node]}
+        assert changed == {f"redis-node-{number}" for number in range(1, 7)}
+        assert healthy(project)
+    finally:
+        project.ok("config", "set", "redis.node_timeout_ms", "5000")
+        project.ok("up", "--no-seed")
+
+
+def test_a_rotated_password_is_noticed_by_doctor_and_put_in_force_by_up(project: Project) -> None:
+    env = project.folder / ".env"
+    before = env.read_text()
+    lines = [
+        "POSTGRES_APP_PASSWORD=rotated-by-hand" if line.startswith("POSTGRES_APP_PASSWORD=") else line
+        for line in before.splitlines()
+    ]
+    env.write_text("\n".join(lines) + "\n")
+    said = project.run("doctor")
+    assert said.returncode == 1
+    assert "POSTGRES_APP_PASSWORD" in said.stderr
+    project.ok("up", "--no-seed")
+    assert project.run("doctor").returncode == 0
+    assert "rotated-by-hand" not in said.stdout + said.stderr
+
+
+def test_a_lost_secret_is_not_replaced_while_data_need_it(project: Project) -> None:
+    env = project.folder / ".env"
+    before = env.read_text()
+    env.unlink()
+    try:
+        said = project.run("up")
+        assert said.returncode == 1
+        assert "POSTGRES_PASSWORD" in said.stderr
+        assert not env.exists()
+    finally:
+        env.write_text(before)
+        env.chmod(0o600)
+    assert healthy(project)
+
+
+def test_a_second_stack_on_the_same_ports_is_told_who_has_them_and_how_to_move(
+    project: Project, new_project: Callable[[], Project]
+) -> None:
+    second = new_project()
+    offset = project.ok("config", "get", "ports.offset").strip()
+    second.ok("config", "set", "ports.offset", offset)
+    said = second.run("up")
+    assert said.returncode == 1
+    assert str(project.folder) in said.stderr
+    assert "ports.offset" in said.stderr
+    assert healthy(project)
+
+
+def test_two_commands_at_once_do_not_meet(project: Project) -> None:
+    with FileLock(project.folder / ".shopfds" / "lock"):
+        said = project.run("stop")
+    assert said.returncode == 1
+    assert "another shopfds command" in said.stderr
+
+
+def test_logs_are_merged_by_time_filtered_and_followed(project: Project) -> None:
+    lines = project.ok("logs", "postgres-primary", "--since", "1h", "--grep", "database system is ready").splitlines()
+    assert lines
+    assert all("database system is ready" in line for line in lines)
+    assert len(project.ok("logs", "redis-cluster", "--tail", "3").splitlines()) == 3
+    process = project.start("logs", "postgres-primary", "-f", "--tail", "0")
+    try:
+        assert process.stdout is not None
+        live = project.stack().live
+        with psycopg.connect(postgres.conninfo(live, "shopfds"), autocommit=True) as connection:
+            end = time.monotonic() + 20
+            line = ""
+            while "no_such_table_for_logs" not in line and time.monotonic() < end:
+                with pytest.raises(psycopg.Error):
+                    connection.execute("SELECT * FROM no_such_table_for_logs")
+                line = process.stdout.readline()
+        assert "no_such_table_for_logs" in line
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def test_exec_has_every_client_ready(project: Project) -> None:
+    query = project.ok("exec", "postgres-replica", "psql", "-Atc", "SELECT pg_is_in_recovery()")
+    assert query.strip() == "t"
+    assert "cluster_state:ok" in project.ok("exec", "redis-node-3", "redis-cli", "cluster", "info")
+    assert "rabbit@localhost" in project.ok("exec", "rabbitmq", "rabbitmqctl", "cluster_status")
+    assert project.run("exec", "postgres-primary", "sh", "-c", "exit 7").returncode == 7
+
+
+def test_no_secret_shows_in_arguments_logs_rendered_files_or_output(project: Project) -> None:
+    stack = project.stack()
+    values = [value for value in stack.secrets.values.values() if len(value) > 12]
+    printed = project.run("status").stdout + project.run("doctor").stdout + project.run("config", "show").stdout
+    logs = project.ok("logs")
+    rendered = b"".join(path.read_bytes() for path in stack.output.folder.rglob("*") if path.is_file()).decode()
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    for value in values:
+        assert value not in printed
+        assert value not in logs
+        assert value not in rendered
+        assert value not in processes
+
+
+def test_cluster_clients_on_the_host_reach_every_node_by_its_port(project: Project) -> None:
+    live = project.stack().live
+    assert [port for _, port in redis_cluster.endpoints(live)] == [
+        live.topology.node(f"redis-node-{number}").port("client") for number in range(1, 7)
+    ]
