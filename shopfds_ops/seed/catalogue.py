@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from random import Random
 
 from faker import Faker
@@ -43,28 +43,32 @@ POOL = 400
 """How many different names, phrases and sentences are made; rows combine them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Text that rows are combined from. No entry holds a tab, a newline or a backslash, so COPY needs no escapes."""
-
-    first_names: tuple[str, ...]
-    last_names: tuple[str, ...]
-    colors: tuple[str, ...]
-    phrases: tuple[str, ...]
-    sentences: tuple[str, ...]
+def names(random: Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """First and last names. Like all pools the same for the same state of `random` and the same version of Faker."""
+    fake = _faker(random)
+    return _pool(fake.first_name), _pool(fake.last_name)
 
 
-def pools(random: Random) -> Pools:
-    """Made by Faker, seeded; the same for the same state of `random` and the same version of Faker."""
+def goods(random: Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Colors and catch phrases."""
+    fake = _faker(random)
+    return _pool(fake.color_name), _pool(fake.catch_phrase)
+
+
+def sentences(random: Random) -> tuple[str, ...]:
+    """What reviews say."""
+    fake = _faker(random)
+    return _pool(lambda: fake.sentence(nb_words=10))
+
+
+def _faker(random: Random) -> Faker:
     fake = Faker("en_US")
     fake.seed_instance(random.getrandbits(32))
-    return Pools(
-        first_names=tuple(plain(fake.first_name()) for _ in range(POOL)),
-        last_names=tuple(plain(fake.last_name()) for _ in range(POOL)),
-        colors=tuple(plain(fake.color_name()) for _ in range(POOL // 4)),
-        phrases=tuple(plain(fake.catch_phrase()) for _ in range(POOL)),
-        sentences=tuple(plain(fake.sentence(nb_words=10)) for _ in range(POOL)),
-    )
+    return fake
+
+
+def _pool(make: Callable[[], str]) -> tuple[str, ...]:
+    return tuple(plain(make()) for _ in range(POOL))
 
 
 def plain(text: str) -> str:

@@ -52,17 +52,17 @@ class Generator:
     def _users(self, done: int, size: int) -> Iterator[Chunk]:
         random = self._market.random("users")
         draw = random.random
-        words = catalogue.pools(random)
-        locals_ = {name: catalogue.local_part(name) for name in words.first_names + words.last_names}
+        first_names, last_names = catalogue.names(random)
+        in_mail = {name: catalogue.local_part(name) for name in first_names + last_names}
         lines: list[str] = []
         for index in range(self._plan.users):
-            given = words.first_names[int(draw() * len(words.first_names))]
-            family = words.last_names[int(draw() * len(words.last_names))]
+            given = first_names[int(draw() * len(first_names))]
+            family = last_names[int(draw() * len(last_names))]
             signed_up = self._moment(draw())
             if index < done:
                 continue
             key = self._first.user + index
-            mail = f"{locals_[given]}.{locals_[family]}.{key}@{self._market.email_domain(index)}"
+            mail = f"{in_mail[given]}.{in_mail[family]}.{key}@{self._market.email_domain(index)}"
             home = catalogue.COUNTRIES[self._market.homes[index]]
             lines.append(f"{key}\t{mail}\t{given} {family}\t{NO_PASSWORD}\t{home}\t{signed_up}\n")
             if len(lines) == size or index + 1 == self._plan.users:
@@ -72,7 +72,7 @@ class Generator:
     def _products(self, done: int, size: int) -> Iterator[Chunk]:
         random = self._market.random("products")
         draw = random.random
-        words = catalogue.pools(random)
+        colors, phrases = catalogue.goods(random)
         categories = tuple(catalogue.CATEGORIES.items())
         rank_of = array("I", bytes(4 * self._plan.products))
         for rank, index in enumerate(self._market.products):
@@ -81,9 +81,9 @@ class Generator:
         for index in range(self._plan.products):
             category, nouns = categories[int(draw() * len(categories))]
             noun = nouns[int(draw() * len(nouns))]
-            color = words.colors[int(draw() * len(words.colors))]
+            color = colors[int(draw() * len(colors))]
             material = catalogue.MATERIALS[int(draw() * len(catalogue.MATERIALS))]
-            phrase = words.phrases[int(draw() * len(words.phrases))]
+            phrase = phrases[int(draw() * len(phrases))]
             stock = int(draw() * 500)
             added = self._moment(draw())
             if index < done:

@@ -9,7 +9,7 @@ from itertools import islice
 from shopfds_ops.seed import catalogue
 from shopfds_ops.seed.market import Market
 from shopfds_ops.seed.patterns import FRAUD_FACTOR, HISTORY, OWN, SPAN, START, SUSPICIOUS_FACTOR, Slot
-from shopfds_ops.seed.rows import DAY, NULL, Rows, clock, days, money, rows
+from shopfds_ops.seed.rows import DAY, NULL, Rows, clocks, days, money, rows
 
 RECENT = SPAN - 14 * DAY
 """Orders after this may still be on their way."""
@@ -42,10 +42,10 @@ class OrderBook:
         self._count = array("I", bytes(4 * plan.users))
         self._unreviewed = plan.reviewable
         self._reviews_left = plan.reviews
-        self._sentences = catalogue.pools(market.random("reviews")).sentences if plan.reviews else ()
+        self._sentences = catalogue.sentences(market.random("reviews")) if plan.reviews else ()
         self._prices = [money(price) for price in market.prices]
         self._days = days(START, SPAN // DAY + REVIEW_DAYS + 3)
-        self._clock = [clock(second) for second in range(DAY)]
+        self._clock = clocks()
 
     def write(self, slots: Iterator[Slot], count: int) -> tuple[Rows, ...]:  # noqa: PLR0912, PLR0915 - see above
         """The rows of the next `count` slots, in an order that satisfies the foreign keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
@@ -77,3 +78,9 @@ def clock(second: int) -> str:
     """The time of day, in UTC, of a second counted from any midnight."""
     hours, rest = divmod(second % DAY, 3600)
     return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}+00"
+
+
+@cache
+def clocks() -> tuple[str, ...]:
+    """Every time of day, by its second: looking one up is cheaper than writing it anew for each order."""
+    return tuple(clock(second) for second in range(DAY))
