@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import pika  # type: ignore[import-untyped]
+from pika.adapters.utils import connection_workflow  # type: ignore[import-untyped]
 
 from services.common.broker import Broker, BrokerAccessError, BrokerError, BrokerUnreachableError
 
@@ -25,6 +26,8 @@ BUSY_RETRY = 0.05
 ACCESS_REFUSED = 403
 NOT_ALLOWED = 530
 PERSISTENT = 2
+LEFTOVER_SECONDS = 60
+"""Age over which a message of somebody else's proof was left behind, and is removed."""
 
 
 class UnroutableError(BrokerError):
@@ -59,11 +62,11 @@ def prove(
 ) -> float:
     """Publish a persistent, mandatory message with publisher confirms, consume it from `queue` and acknowledge it.
 
-    Returns the seconds from publishing until it was confirmed and consumed (connecting not counted). Whatever an
-    earlier, broken-off proof left in the queue is removed, so give it no queue that holds work. Two proofs at once
-    take turns: the consumer is exclusive.
+    Returns the seconds from publishing until it was confirmed and consumed (connecting not counted). Messages over
+    LEFTOVER_SECONDS old are removed from the queue, so give it none that holds work. Two proofs at once take turns:
+    the consumer is exclusive.
     Raises BrokerAccessError, BrokerUnreachableError, UnroutableError, RejectedError or ProofTimeoutError, at the
-    latest after `timeout` seconds.
+    latest CLOSE_GRACE after `timeout` seconds.
     """
     proof = _Proof(broker, timeout, exchange, routing_key, queue)
     proof.run()
@@ -83,6 +86,8 @@ def _connection_error(broker: Broker, error: Any) -> BrokerError:
             return BrokerAccessError(f"{where} does not let user '{broker.user}' into virtual host '{broker.vhost}'")
         if isinstance(reason, ConnectionRefusedError):
             return BrokerUnreachableError(f"{where}: connection refused")
+        if isinstance(reason, connection_workflow.AMQPConnectorStackTimeout):
+            said = said or "something accepts connections there, but does not speak AMQP in time"
         if isinstance(reason, OSError):
             said = said or str(reason)
         if isinstance(reason, BaseException):
@@ -140,11 +145,17 @@ class _Session:
 
     def _close(self) -> None:
         self.finished = True
-        if self.connection.is_open:
-            self.connection.close()
-            self.connection.ioloop.call_later(CLOSE_GRACE, self.connection.ioloop.stop)
-        else:
+        self.connection.ioloop.call_later(CLOSE_GRACE, self._abort)
+        self.connection.close()
+
+    def _abort(self) -> None:
+        """Cut the connection. While a channel hangs, pika does not even say goodbye, and a socket left to the garbage
+        collector would leave a consumer that takes messages; pika has no public way to do this."""
+        transport = self.connection._transport
+        if transport is None:
             self.connection.ioloop.stop()
+        else:
+            transport.abort()  # on_close_callback follows
 
     def _stop(self, error: BrokerError | None) -> None:
         self.error = self.error or error
@@ -153,10 +164,12 @@ class _Session:
 
     def _expired(self) -> None:
         what = f"RabbitMQ at {self.broker.address} did not answer within {self.timeout:g} s"
-        if self.reached == "connecting":
-            self._fail(BrokerUnreachableError(what))
-        else:
+        if self.connection.is_open:
             self._fail(ProofTimeoutError(f"{what}; the proof came as far as: {self.reached}"))
+        elif not self.finished:
+            # pika's own timeout for connecting is as long, and tidies up; this is for name resolution, which it omits.
+            stop = functools.partial(self._stop, BrokerUnreachableError(what))
+            self.connection.ioloop.call_later(CLOSE_GRACE, stop)
 
 
 class _Proof(_Session):
@@ -184,7 +197,7 @@ class _Proof(_Session):
     def _publish(self, channel: Any, _: object) -> None:
         self.reached = "published"
         self.started = time.monotonic()
-        properties = pika.BasicProperties(delivery_mode=PERSISTENT, message_id=self.token)
+        properties = pika.BasicProperties(delivery_mode=PERSISTENT, message_id=self.token, timestamp=int(time.time()))
         channel.basic_publish(self.exchange, self.routing_key, self.token.encode(), properties, mandatory=True)
 
     def _confirmed(self, frame: Any) -> None:
@@ -196,10 +209,15 @@ class _Proof(_Session):
         self._perhaps_done()
 
     def _delivered(self, channel: Any, method: Any, properties: Any, _: bytes) -> None:
-        channel.basic_ack(method.delivery_tag)
         if properties.message_id == self.token:
+            channel.basic_ack(method.delivery_tag)
             self.consumed = True
             self._perhaps_done()
+        elif time.time() - (properties.timestamp or 0) > LEFTOVER_SECONDS:
+            channel.basic_ack(method.delivery_tag)
+        else:
+            # Two proofs that begin at the same moment may both get to consume: this one's owner still waits for it.
+            channel.basic_reject(method.delivery_tag, requeue=True)
 
     def _returned(self, _: object, method: Any, __: object, ___: bytes) -> None:
         self._fail(

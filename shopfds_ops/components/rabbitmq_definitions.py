@@ -98,7 +98,9 @@ def _policies(settings: Settings, version: tuple[int, ...]) -> Mapping[str, tupl
         proof["message-ttl"] = PROOF_TTL_MS
     policies = {"work": (f"^({'|'.join(WORK_QUEUES)})$", work), PROOF: (f"^{PROOF}$", proof)}
     if version >= DEFAULT_DELIVERY_LIMIT_SINCE:
-        # Somebody who looks at dead letters and puts them back must not make them vanish at the 20th look.
+        # Somebody who looks at dead letters and puts them back must not make them vanish at the 20th look; and proofs
+        # that meet hand each other's messages back.
+        proof["delivery-limit"] = -1
         policies[DEAD_LETTER] = (f"^{DEAD_LETTER}$", {"delivery-limit": -1})
     return policies
 
