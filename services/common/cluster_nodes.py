@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,6 +18,9 @@ ALL_SLOTS = (1 << SLOTS) - 1
 
 Status = Literal["up", "loading", "refused", "silent", "down"]
 """up; loading its data; refused: it does not accept our password; silent: no answer in time; down: no process."""
+
+REPLICATION_USER = "replication"
+"""The user as which replicas log in to their masters."""
 
 Endpoints = Mapping[str, tuple[str, int]]
 """Node name -> host and port at which this machine reaches it."""
@@ -108,6 +111,8 @@ class NodeView:
     linked: bool | None = None
     """Replicas only: whether the link to the master is up and the data are in sync."""
     version: str = ""
+    closed: bool | None = None
+    """Whether it lets no replica log in (see shopfds_ops.components.redis_users); None where we may not ask."""
 
     @property
     def id(self) -> str:
@@ -205,6 +210,7 @@ def _view(name: str, host: str, port: int, client: redis.Redis) -> NodeView:
                 return NodeView(name, host, port, "loading", f"it is loading its data ({share} %)")
             cluster = parse_info(str(client.execute_command("CLUSTER INFO")))  # type: ignore[no-untyped-call]
             peers = parse_nodes(str(client.execute_command("CLUSTER NODES")))  # type: ignore[no-untyped-call]
+            closed = _closed(client)
     except redis.RedisError as error:
         return NodeView(name, host, port, _status(error), str(error))
     me = next((peer for peer in peers if "myself" in peer.flags), None)
@@ -226,7 +232,16 @@ def _view(name: str, host: str, port: int, client: redis.Redis) -> NodeView:
         offset=int(facts.get("slave_repl_offset" if replica else "master_repl_offset", 0)),
         linked=facts.get("master_link_status") == "up" if replica else None,
         version=facts.get("redis_version", ""),
+        closed=closed,
     )
+
+
+def _closed(client: redis.Redis) -> bool | None:
+    try:
+        user = client.acl_getuser(REPLICATION_USER)
+    except redis.exceptions.NoPermissionError:
+        return None  # only the admin may ask
+    return user is not None and "off" in cast("dict[str, Any]", user)["flags"]
 
 
 def _status(error: redis.RedisError) -> Status:

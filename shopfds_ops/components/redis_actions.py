@@ -62,6 +62,16 @@ class Failover:
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """Let replicas log in to `node`, which came up blank and closed."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.node} came up blank, and nobody takes it for its old master any more: open it to replicas"
+
+
+@dataclass(frozen=True, slots=True)
 class Replicate:
     """Make `node` a replica of `master`."""
 
@@ -84,4 +94,4 @@ class AddSlots:
         return f"{lost} slots have no owner, and their keys are lost here: {self.node} takes them"
 
 
-Action = Create | Reset | Meet | Forget | Failover | Replicate | AddSlots
+Action = Create | Reset | Meet | Forget | Failover | Open | Replicate | AddSlots

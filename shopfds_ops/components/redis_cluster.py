@@ -27,12 +27,19 @@ from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
 CONFIG = "redis/redis-cluster.conf"
 ACL_FILE = "redis-users.acl"
+CLOSED_ACL_FILE = "redis-users-closed.acl"
 AUTH_FILE = "redis-auth.conf"
 NAMES = tuple(f"redis-node-{number}" for number in range(1, REDIS_NODES + 1))
 HEARTBEAT_KEY = "shopfds:heartbeat:{%d}"
 """One for each shard: the number is chosen so that the key falls into its slots."""
 PROBE_TIMEOUT = 1.0
 CREATE_TIMEOUT = 60.0
+START = (
+    "conf=$1 nodes=$2 users=$3 closed=$4; shift 4; "
+    '[ "$(grep -c connected "$nodes" 2>/dev/null)" -gt 1 ] 2>/dev/null || users=$closed; '
+    'exec redis-server "$conf" --aclfile "$users" "$@"'
+)
+"""A node that knows no other one (its own nodes.conf has one line for each) starts closed: see redis_users.acl_file."""
 
 
 class RedisCluster(Component):
@@ -55,7 +62,6 @@ class RedisCluster(Component):
             "port": str(port),
             "bind": site.listen,
             "dir": site.volume(name, "data"),
-            "aclfile": site.secret(name, ACL_FILE),
             "include": site.secret(name, AUTH_FILE),
         }
         # Without a password: `health` may only PING and ask for the cluster's state. redis-cli exits with 0 on an
@@ -68,8 +74,11 @@ class RedisCluster(Component):
             image="redis",
             user="redis",
             command=(
-                "redis-server",
+                *("sh", "-c", START, "redis-server"),
                 site.config(CONFIG),
+                f"{site.volume(name, 'data')}/nodes.conf",
+                site.secret(name, ACL_FILE),
+                site.secret(name, CLOSED_ACL_FILE),
                 *(word for flag, value in flags.items() for word in (f"--{flag}", value)),
             ),
             ports=(
@@ -78,14 +87,18 @@ class RedisCluster(Component):
             ),
             volumes=("data",),
             files=(CONFIG,),
-            secrets=(ACL_FILE, AUTH_FILE),
+            secrets=(ACL_FILE, CLOSED_ACL_FILE, AUTH_FILE),
             health=HealthCheck(command=("sh", "-c", ping)),
             resources=Resources(memory=plan.settings.redis.memory),
             stop_timeout=20.0,  # it writes the rest of its append-only file, and lets its replica catch up
         )
 
     def secret_files(self, plan: Plan, secrets: Secrets) -> Mapping[str, str]:
-        return {ACL_FILE: acl_file(secrets), AUTH_FILE: auth_file(secrets)}
+        return {
+            ACL_FILE: acl_file(secrets),
+            CLOSED_ACL_FILE: acl_file(secrets, closed=True),
+            AUTH_FILE: auth_file(secrets),
+        }
 
     def probe(self, live: Live, node: Node) -> str | None:
         """Whether it has its data, takes our password, and runs in cluster mode. The cluster itself is the steps'."""

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import redis
 
-from services.common.cluster_nodes import Endpoints, NodeView, connect, mask_of, observe, parse_nodes, ranges_of
+from services.common.cluster_nodes import (
+    REPLICATION_USER,
+    Endpoints,
+    NodeView,
+    connect,
+    mask_of,
+    observe,
+    parse_nodes,
+    ranges_of,
+)
 from shopfds_ops.components.redis_actions import (
     Action,
     AddSlots,
@@ -16,6 +25,7 @@ from shopfds_ops.components.redis_actions import (
     Failover,
     Forget,
     Meet,
+    Open,
     Replicate,
     Reset,
 )
@@ -118,6 +128,8 @@ def _send(client: redis.Redis, access: Access, action: Action, ids: dict[str, st
             run("CLUSTER", "FORGET", gone)
         case Failover(_, takeover):
             run("CLUSTER", "FAILOVER", "TAKEOVER" if takeover else "FORCE")
+        case Open():
+            run("ACL", "SETUSER", REPLICATION_USER, "on")
         case Replicate(_, master):
             run("CLUSTER", "REPLICATE", ids[master])
         case AddSlots(_, ranges):

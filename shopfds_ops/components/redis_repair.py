@@ -18,6 +18,7 @@ from shopfds_ops.components.redis_actions import (
     Failover,
     Forget,
     Meet,
+    Open,
     Replicate,
     Reset,
 )
@@ -71,6 +72,7 @@ def plan(views: Sequence[NodeView], addresses: Addresses, tried: Collection[Acti
         lambda: _settle_claims(cluster),
         lambda: _promote_orphans(cluster, tried),
         lambda: _forget_the_gone(cluster),
+        lambda: _open(cluster),
         lambda: _meet(cluster),
         lambda: _cover(cluster),
         lambda: _give_replicas(cluster),
@@ -192,6 +194,14 @@ def _forget_the_gone(cluster: _Cluster) -> Decision:
     return Decision(tuple(struck))
 
 
+def _open(cluster: _Cluster) -> Decision:
+    """A replica follows an address: were a blank node open while a replica still takes it for its lost master, the
+    replica would copy its emptiness. So blank nodes come up closed until no such replica is left."""
+    if any(view.master_id and view.master_id not in cluster.by_id for view in cluster.views):
+        return WHOLE
+    return Decision(tuple(Open(view.name) for view in cluster.views if view.closed))
+
+
 def _stranger(view: NodeView, peer: Peer) -> Decision:
     return Decision(
         waiting=f"{view.name} knows a node that is not part of this stack, and lives: {peer.host}:{peer.port} "
@@ -273,11 +283,15 @@ def _give_replicas(cluster: _Cluster) -> Decision:
                 )
             )
     attached: list[Action] = []
+    early: list[str] = []
 
     def attach(view: NodeView) -> None:
         neediest = min(cluster.masters, key=lambda master: (counts[master.id], master.name))
         counts[neediest.id] += 1
-        attached.append(Replicate(view.name, neediest.name))
+        if view.peer(neediest.id):
+            attached.append(Replicate(view.name, neediest.name))
+        else:
+            early.append(f"{view.name} has not heard of {neediest.name}, its master to be")
 
     for view in free:
         attach(view)
@@ -286,8 +300,8 @@ def _give_replicas(cluster: _Cluster) -> Decision:
             if counts[master.id] > 1 and 0 in counts.values():
                 counts[master.id] -= 1
                 attach(extra)
-    if attached:
-        return Decision(tuple(attached))
+    if attached or early:
+        return Decision(tuple(attached), "" if attached else early[0])
     if 0 in counts.values() or len(counts) < MASTERS:
         return Decision(
             blocked=Problem(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+from services.common.cluster_nodes import REPLICATION_USER
 from shopfds_ops.secrets import Secrets
 
 ADMIN = "admin"
 APPLICATION = "shopfds"
-REPLICATION = "replication"
 HEALTH = "health"
 
 _APPLICATION_RULES = (
@@ -21,13 +21,20 @@ _APPLICATION_RULES = (
 )
 
 
-def acl_file(secrets: Secrets) -> str:
-    """The content of the file behind `aclfile`, the same for all nodes."""
+def acl_file(secrets: Secrets, *, closed: bool = False) -> str:
+    """The content of the file behind `aclfile`, the same for all nodes.
+
+    `closed` is for a node that starts without knowing a cluster: no replica may log in until repair opens it. A replica
+    finds its master by address alone; one whose master lost its data folder and came back blank at the same address
+    would else copy that emptiness over the last copy of the data, before anybody could promote it.
+    """
+    replicas = "off" if closed else "on"
+    replication = _hash(secrets["REDIS_REPLICATION_PASSWORD"])
     users = (
         "user default off resetkeys resetchannels -@all",
         f"user {ADMIN} on {_hash(secrets['REDIS_ADMIN_PASSWORD'])} ~* &* +@all",
         f"user {APPLICATION} on {_hash(secrets['REDIS_APP_PASSWORD'])} {_APPLICATION_RULES}",
-        f"user {REPLICATION} on {_hash(secrets['REDIS_REPLICATION_PASSWORD'])} -@all +psync +replconf +ping",
+        f"user {REPLICATION_USER} {replicas} {replication} -@all +psync +replconf +ping",
         # The engine's health check runs in the node with no secret in reach: whoever connects may ask for a sign of
         # life and the state of the cluster, and nothing else.
         f"user {HEALTH} on nopass resetkeys resetchannels -@all +ping +cluster|info",
@@ -37,7 +44,7 @@ def acl_file(secrets: Secrets) -> str:
 
 def auth_file(secrets: Secrets) -> str:
     """What a replica says to its master; included by the node's command: the shared configuration holds no secret."""
-    return f"masteruser {REPLICATION}\nmasterauth {secrets['REDIS_REPLICATION_PASSWORD']}\n"
+    return f"masteruser {REPLICATION_USER}\nmasterauth {secrets['REDIS_REPLICATION_PASSWORD']}\n"
 
 
 def _hash(password: str) -> str:

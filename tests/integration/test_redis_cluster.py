@@ -19,10 +19,10 @@ import redis
 from redis.crc import key_slot
 
 from services.common.cluster import ClusterReport, cluster_report
-from services.common.cluster_nodes import NodeView, observe
+from services.common.cluster_nodes import REPLICATION_USER, NodeView, observe
 from shopfds_ops.components.base import Live, Plan
 from shopfds_ops.components.redis_cluster import CONFIG, NAMES, RedisCluster, endpoints
-from shopfds_ops.components.redis_users import ADMIN, APPLICATION, HEALTH, REPLICATION
+from shopfds_ops.components.redis_users import ADMIN, APPLICATION, HEALTH
 from shopfds_ops.engines.base import Completed, Engine
 from shopfds_ops.errors import StepError
 from shopfds_ops.events import discard
@@ -302,6 +302,23 @@ def test_a_master_that_lost_its_data_folder_comes_back_as_the_replica_of_its_pro
     assert nodes.up() == []
 
 
+def test_a_replica_does_not_copy_the_emptiness_of_its_master_that_lost_its_data(nodes: Nodes) -> None:
+    master, replica = nodes.shard()
+    log = nodes.folder / f"{replica}.log"
+    refused = log.read_text().count("Unable to AUTH to MASTER")
+    nodes.wipe(master)
+    nodes.kill(master)
+    nodes.start(master)  # still blank, although it has a nodes.conf by now
+
+    def not_tried() -> bool:
+        return log.read_text().count("Unable to AUTH to MASTER") < refused + 2
+
+    nodes.until("the replica tried to follow the blank node", not_tried)
+    nodes.up()
+    nodes.healthy()
+    assert nodes.kept() == 300
+
+
 def test_two_masters_that_lost_their_data_are_replaced_although_nobody_can_elect(nodes: Nodes) -> None:
     masters = [node.name for node in nodes.report().nodes if node.role == "master"]
     nodes.wipe(*masters[:2])
@@ -412,7 +429,7 @@ def test_each_user_may_do_its_own_work_and_no_more(nodes: Nodes) -> None:
         assert health.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):
             health.get("{t}a")
-    login = {"username": REPLICATION, "password": nodes.secrets["REDIS_REPLICATION_PASSWORD"]}
+    login = {"username": REPLICATION_USER, "password": nodes.secrets["REDIS_REPLICATION_PASSWORD"]}
     with nodes.node(NAMES[0], **login) as replication, pytest.raises(redis.exceptions.NoPermissionError):
         replication.get("{t}a")
     with nodes.node(NAMES[0], username=None, password=None) as nobody, pytest.raises(redis.AuthenticationError):

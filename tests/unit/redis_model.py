@@ -14,6 +14,7 @@ from shopfds_ops.components.redis_actions import (
     Failover,
     Forget,
     Meet,
+    Open,
     Replicate,
     Reset,
 )
@@ -47,6 +48,7 @@ class Server:
     slots: int = 0
     epoch: int = 0
     keys: int = 0
+    closed: bool = True
     table: dict[str, Entry] = field(default_factory=dict)
 
     def believe(self, id: str, entry: Entry) -> None:
@@ -62,6 +64,8 @@ class Model:
     def __init__(self) -> None:
         self._ids = (f"{number:040x}" for number in itertools.count(1))
         self.servers = {name: Server(name, next(self._ids)) for name in NAMES}
+        self.names = {server.id: name for name, server in self.servers.items()}
+        """Every id there ever was, and whose it was."""
 
     @property
     def by_id(self) -> dict[str, Server]:
@@ -132,6 +136,7 @@ class Model:
             keys=server.keys.bit_count(),
             offset=server.keys.bit_count(),
             linked=linked,
+            closed=server.closed,
         )
 
     def _epoch(self) -> int:
@@ -146,9 +151,14 @@ class Model:
                     if one is not other and other.id in one.table and one.id in other.table:
                         self._talk(one, other)
         for server in self.servers.values():
-            leader = self.by_id.get(server.master)
-            if leader is not None:
+            leader = self.by_id.get(server.master) or self._successor(server.master)
+            if leader is not None and not leader.closed:
                 server.keys = leader.keys
+
+    def _successor(self, id: str) -> Server | None:
+        """Whoever now has the address of a node that is gone: a replica cannot tell the two apart."""
+        name = self.names.get(id)
+        return self.servers[name] if name else None
 
     def _talk(self, one: Server, other: Server) -> None:
         for id in list(other.table):  # `one` hears of live nodes and greets them
@@ -178,6 +188,7 @@ class Model:
     def wipe(self, name: str) -> None:
         """The data folder is lost: same address, new id."""
         self.servers[name] = Server(name, next(self._ids))
+        self.names[self.servers[name].id] = name
 
     def halfway(self, moment: int) -> None:
         """`redis-cli --cluster create`, cut off after so many of its commands."""
@@ -214,6 +225,8 @@ class Model:
                 self._forget(self.servers[name], id)
             case Failover(name, takeover):
                 self._fail_over(self.servers[name], takeover)
+            case Open(name):
+                self.servers[name].closed = False
             case Replicate(name, master):
                 self._replicate(self.servers[name], self.servers[master])
             case AddSlots(name, ranges):
@@ -240,7 +253,9 @@ class Model:
         known = server.table.get(leader.id)
         if known is None or known.master or (not server.master and (server.slots or server.keys)):
             raise RefusedError
-        server.master, server.slots, server.keys = leader.id, 0, leader.keys
+        server.master, server.slots = leader.id, 0
+        if not leader.closed:
+            server.keys = leader.keys
 
     def _add_slots(self, server: Server, wanted: int) -> None:
         if server.master:

@@ -10,7 +10,6 @@ import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_model import ADDRESSES, NAMES, Model
 
 from services.common.cluster import judge
 from services.common.cluster_nodes import ALL_SLOTS, NodeView, SlotRange, parse_info, parse_nodes
@@ -20,6 +19,7 @@ from shopfds_ops.components.redis_repair import plan
 from shopfds_ops.secrets import PURPOSES, Secrets
 from shopfds_ops.settings import Settings
 from shopfds_ops.topology import Node, Site
+from tests.unit.redis_model import ADDRESSES, NAMES, Model
 
 SECRETS = Secrets({name: f"secret-{index}" for index, name in enumerate(PURPOSES)})
 TEMPLATE = Path(__file__).parents[2] / "templates" / "redis" / "redis-cluster.conf.j2"
@@ -72,8 +72,8 @@ def test_six_nodes_listen_on_ports_of_their_own() -> None:
     assert [node.port("bus") for node in nodes()] == [port + 10000 for port in ports]
     for node in nodes():
         assert [port.name for port in node.ports if port.published] == ["client"]
-        assert node.command[:2] == ("redis-server", "/config/redis/redis-cluster.conf")
-        flags = dict(zip(node.command[2::2], node.command[3::2], strict=True))
+        assert "/config/redis/redis-cluster.conf" in node.command
+        flags = dict(zip(node.command[8::2], node.command[9::2], strict=True))
         assert flags["--port"] == str(node.port("client"))
         assert flags["--bind"] == "0.0.0.0"  # noqa: S104
         assert flags["--dir"] == f"/volumes/{node.name}/data"
@@ -175,7 +175,7 @@ def test_a_silent_node_has_unknown_figures_and_what_the_others_say_of_it() -> No
 
 
 def test_nothing_is_claimed_of_a_cluster_that_does_not_answer() -> None:
-    views = [NodeView(name, *ADDRESSES[name], "down", "connection refused") for name in NAMES]
+    views = [NodeView(name, host, port, "down", "connection refused") for name, (host, port) in ADDRESSES.items()]
     report = judge(views)
     assert (report.state, report.slots_covered, report.failovers, report.current_epoch) == ("unknown", None, None, None)
     assert {problem.where for problem in report.problems} == set(NAMES)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_model import ADDRESSES, NAMES, Model, RefusedError, whole
 
 from services.common.cluster_nodes import ALL_SLOTS, NodeView, Peer, SlotRange, mask_of, ranges_of
 from shopfds_ops.components.redis_actions import (
@@ -19,10 +18,12 @@ from shopfds_ops.components.redis_actions import (
     Failover,
     Forget,
     Meet,
+    Open,
     Replicate,
     Reset,
 )
 from shopfds_ops.components.redis_repair import Decision, plan, unlinked
+from tests.unit.redis_model import ADDRESSES, NAMES, Model, RefusedError, whole
 
 ROUNDS = 40
 EXAMPLES = 150
@@ -105,10 +106,12 @@ def test_a_lost_replica_is_forgotten_by_all_then_met_then_attached_to_its_old_ma
     assert first == tuple(Forget(name, gone) for name in NAMES if name != FOUR)
     for action in first:
         model.apply(action)
-    (second,) = decided(model)
-    assert isinstance(second, Meet)
-    assert second.other == FOUR
-    model.apply(second)
+    assert decided(model) == (Open(FOUR),)
+    model.apply(Open(FOUR))
+    (introduction,) = decided(model)
+    assert isinstance(introduction, Meet)
+    assert introduction.other == FOUR
+    model.apply(introduction)
     assert decided(model) == (Replicate(FOUR, master),)
 
 
@@ -121,6 +124,31 @@ def test_a_lost_master_is_first_replaced_by_its_replica() -> None:
     assert whole(model)
     assert model.stored == ALL_SLOTS
     assert model.servers[ONE].master == model.servers[replica].id
+
+
+def test_a_blank_node_stays_closed_while_a_replica_takes_it_for_its_old_master() -> None:
+    model = healthy()
+    model.wipe(ONE)
+    model.gossip()
+    assert Open(ONE) not in decided(model)
+    assert model.stored == ALL_SLOTS
+    model.apply(Open(ONE))
+    model.gossip()
+    assert model.stored != ALL_SLOTS, "the model does not show the danger"
+
+
+def test_a_replica_waits_until_it_has_heard_of_its_master() -> None:
+    model = healthy()
+    master = model.servers[FOUR].master
+    model.wipe(FOUR)
+    for _ in range(3):
+        for action in decided(model):
+            model.apply(action)
+    assert decided(model) == (Replicate(FOUR, model.by_id[master].name),)
+    del model.servers[FOUR].table[master]
+    decision = plan(model.views(), ADDRESSES)
+    assert decision.actions == ()
+    assert FOUR in decision.waiting
 
 
 def test_an_election_that_does_not_help_is_followed_by_a_takeover() -> None:
@@ -174,6 +202,18 @@ def test_slots_without_owner_go_first_to_the_node_that_still_holds_keys() -> Non
     model.servers[ONE].slots = 0
     assert decided(model) == (AddSlots(ONE, ranges_of(lost)),)
     assert converge(model).whole
+    assert model.stored == ALL_SLOTS
+
+
+def test_a_blank_node_does_not_get_the_slots_of_one_that_still_holds_their_keys() -> None:
+    model = healthy()
+    for server in model.servers.values():
+        for entry in server.table.values():
+            entry.slots &= ~model.servers[THREE].slots
+    model.servers[THREE].slots = 0
+    model.wipe(ONE)
+    assert converge(model).whole
+    assert whole(model)
     assert model.stored == ALL_SLOTS
 
 
