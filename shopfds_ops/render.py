@@ -102,7 +102,9 @@ class Output:
             else:
                 ours = manifest.get(path) == _hash(present)
                 changes.append(Change(path, "changed" if ours else "edited", _diff(path, present, content)))
-        changes += [Change(path, "orphan") for path in sorted(manifest) if path not in rendered and self._read(path)]
+        changes += [
+            Change(path, "orphan") for path in sorted(manifest) if path not in rendered and self._read(path) is not None
+        ]
         return changes
 
     def write(self, rendered: Mapping[str, bytes], *, force: bool = False) -> list[Change]:
@@ -141,7 +143,7 @@ class Output:
 
     def _manifest(self) -> dict[str, str]:
         try:
-            files = json.loads((self.folder / MANIFEST).read_text())["files"]
+            files = dict(json.loads((self.folder / MANIFEST).read_text())["files"])
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, OSError):

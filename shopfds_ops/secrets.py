@@ -39,7 +39,7 @@ def load(path: Path, *, may_generate: bool) -> Secrets:
     """The secrets in `path`; those that are missing are generated and added where `may_generate` says that no data
     was made with them yet. Lines that are not ours are kept.
 
-    Raises SecretsError if the file cannot be read, is open to others, or lacks a secret that data were made with.
+    Raises SecretsError if the file cannot be read or written, or lacks a secret that data were made with.
     """
     try:
         text = path.read_text() if path.exists() else ""

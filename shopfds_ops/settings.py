@@ -33,6 +33,7 @@ MANIFEST = ".manifest.json"
 PROJECT_VARIABLE = "SHOPFDS_PROJECT_DIR"
 NODE_VARIABLE = "SHOPFDS_NODE"
 STACK_VARIABLE = "SHOPFDS_STACK"
+VOLUMES = "volumes"
 OWN_VARIABLES = frozenset({PROJECT_VARIABLE, NODE_VARIABLE, STACK_VARIABLE})
 REDIS_NODES = 6
 REDIS_BUS_OFFSET = 10000
@@ -327,10 +328,11 @@ def _refuse_unknown_environment() -> None:
 def _explained(error: ValidationError, origins: Mapping[str, Origin], file: Path) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    origin = next((origins[name] for name in origins if name == key or name.startswith(f"{key}.")), "default")
     if first["type"] == "extra_forbidden":
         unknown = UnknownNameError("setting", key, known_keys())
-        return ConfigError(f"{unknown.what} (in {file.name})", remedy=unknown.remedy)
-    origin = origins.get(key, "default")
+        layer = {"environment": f"the {ENV_PREFIX}* environment", "flag": "the command line"}.get(origin, file.name)
+        return ConfigError(f"{unknown.what} (in {layer})", remedy=unknown.remedy)
     where = {
         "file": str(file),
         "environment": f"{ENV_PREFIX}{key.upper().replace('.', '__')}",

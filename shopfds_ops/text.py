@@ -46,7 +46,7 @@ def parse_since(text: str, now: dt.datetime) -> dt.datetime:
     if match := re.fullmatch(r"(\d+)([smhd])", text.strip()):
         try:
             return now - dt.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        except OverflowError:
+        except (OverflowError, ValueError):
             raise UsageError(f"'{text}' is too long ago") from None
     try:
         moment = dt.datetime.fromisoformat(text)

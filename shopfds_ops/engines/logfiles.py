@@ -25,6 +25,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 def time_of(line: str) -> dt.datetime | None:
     """The time that a log line starts with, in UTC; None if it carries none."""
     head = line[:64]
+    if head[:1].isspace():
+        return None  # PostgreSQL indents the further lines of a statement, which may hold any date
     if match := _ISO.search(head):
         year, month, day, *clock = match.groups()
     elif match := _REDIS.match(head):
