@@ -148,15 +148,14 @@ def listed(page: Page, now: dt.datetime) -> Result:
             entry.target.kind.value,
             entry.target.value,
             _left(entry, now),
+            format_duration(now - entry.created_at),
             entry.reason,
-            entry.created_by,
-            f"{entry.created_at:%Y-%m-%d %H:%M}",
         )
         for entry in page.entries
     )
     shown = len(page.entries)
     caption = f"{shown} of {page.total} entries (--limit shows more)" if shown < page.total else f"{shown} entries"
-    table = Table("", ("Type", "Value", "Left", "Reason", "By", "Added (UTC)"), rows, caption)
+    table = Table("", ("Type", "Value", "Left", "Age", "Reason"), rows, caption)
     data = {"total": page.total, "entries": [_plain(entry) for entry in page.entries]}
     return Result("blacklist list", data, (table,))
 

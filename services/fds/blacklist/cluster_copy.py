@@ -135,7 +135,9 @@ class ClusterCopy:
 
         Raises CopyUnavailableError.
         """
-        await self._connect()
+        self._refreshed = float("-inf")  # SCAN is never redirected: the map must be of now
+        if not await self._refresh():
+            raise CopyUnavailableError("no node of Redis Cluster can be reached")
         for node in self._client.get_primaries():
             cursor = 0
             while True:
@@ -271,6 +273,7 @@ class ClusterCopy:
             await self._client.nodes_manager.initialize()
         except FAULTS:
             return False  # the old map stays
+        self._ready = True
         return True
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 Command = tuple[str | bytes | int, ...]
 Reply = Any
 """bytes, int, list or None as the server said; a ResponseError where it refused that command."""
 
-FAULTS = (RedisError, OSError, TimeoutError)
+FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a node that is dead, frozen or being replaced raises."""
 
 
