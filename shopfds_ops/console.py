@@ -91,7 +91,7 @@ def table(content: Table) -> RenderableType:
     grid = RichTable(box=PLAIN, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in content.columns:
         right = column.startswith(">")
-        grid.add_column(column.lstrip(">"), overflow="fold", justify="right" if right else "left")
+        grid.add_column(ascii_only(column.lstrip(">")), overflow="fold", justify="right" if right else "left")
     for row in content.rows:
         grid.add_row(*[_cell(cell) for cell in row])
     parts: list[RenderableType] = [Text(ascii_only(content.title), style="bold")] if content.title else []
@@ -203,4 +203,5 @@ class _Board:
         total = f"/{bar.total}" if bar.total else ""
         rate = f"{bar.done / elapsed:,.0f}/s" if elapsed > 0.5 else ""
         blocks = "#" * filled + "." * (BAR_WIDTH - filled)
-        return Text(f"  [{blocks}] {share:4.0%} {bar.name} {bar.done}{total} {bar.unit} {rate}", no_wrap=True)
+        line = f"  [{blocks}] {share:4.0%} {bar.name} {bar.done}{total} {bar.unit} {rate}"
+        return Text(ascii_only(line), no_wrap=True)
