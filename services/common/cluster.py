@@ -100,8 +100,9 @@ def judge(views: Sequence[NodeView]) -> ClusterReport:
     """The report on what the nodes said."""
     up = [view for view in views if view.status == "up"]
     reference = max(up, key=lambda view: (view.current_epoch or 0, len(view.others)), default=None)
-    names = {view.id: view.name for view in up}
-    nodes = tuple(_node(view, reference, names) for view in views)
+    seen = {view.name: _seen(view, reference) for view in views}
+    names = {peer.id: name for name, peer in seen.items() if peer is not None}
+    nodes = tuple(_node(view, seen[view.name], names) for view in views)
     states: set[bool | None] = {view.cluster_ok for view in up}
     covered = 0
     for view in up:
@@ -118,10 +119,14 @@ def judge(views: Sequence[NodeView]) -> ClusterReport:
     )
 
 
-def _node(view: NodeView, reference: NodeView | None, names: Mapping[str, str]) -> ClusterNode:
-    seen: Peer | None = view.me
-    if seen is None and reference is not None:  # ports differ, and are the same inside and outside
-        seen = next((peer for peer in reference.others if peer.port == view.port), None)
+def _seen(view: NodeView, reference: NodeView | None) -> Peer | None:
+    """What the node says of itself, else another one of it: found by its port, the same inside and outside."""
+    if view.me is not None or reference is None:
+        return view.me
+    return next((peer for peer in reference.others if peer.port == view.port), None)
+
+
+def _node(view: NodeView, seen: Peer | None, names: Mapping[str, str]) -> ClusterNode:
     role: Role = "unknown" if seen is None else "replica" if seen.master_id else "master"
     return ClusterNode(
         name=view.name,
@@ -181,30 +186,40 @@ def _of_cluster(
         missing = ((1 << SLOTS) - 1) & ~covered
         ranges = ", ".join(str(item) for item in ranges_of(missing)[:4])
         lost = f"{missing.bit_count()} of {SLOTS} slots are served by nobody ({ranges})"
-        problems.append(ClusterProblem(where, lost, f"{mend}, then `shopfds blacklist rebuild`"))
+        back = f"{mend}, then `shopfds blacklist rebuild`" if complete else "run `shopfds up`"
+        problems.append(ClusterProblem(where, lost, back))
+    blank = {view.name for view in up if not view.others}
+    problems += [
+        ClusterProblem(name, "knows no cluster: it lost its data, or never joined", mend) for name in sorted(blank)
+    ]
     for node in nodes:
-        if node.reachable and node.role == "master" and not any(other.master == node.name for other in nodes):
-            what = (
-                "is a master without a replica" if node.slots else "is in the cluster, but has neither slots nor master"
-            )
+        lonely = not any(other.master == node.name for other in nodes)
+        if node.reachable and node.role == "master" and lonely and node.name not in blank:
+            what = "is a master without a replica" if node.slots else "has neither slots nor a master"
             problems.append(ClusterProblem(node.name, what, mend))
-    known = {node.id for node in nodes}
-    for view in up:
-        strange = [peer.id[:8] for peer in view.others if peer.id not in known and not peer.greeting]
-        failed = [node.name for node in nodes if (peer := view.peer(node.id or "")) is not None and peer.failing]
-        unknown = [
-            node.name for node in nodes if node.reachable and node.id != view.id and not view.peer(node.id or "")
-        ]
-        if strange and complete:
-            what = f"remembers nodes that no longer exist: {', '.join(strange)}"
-            problems.append(ClusterProblem(view.name, what, mend))
-        if failed and complete:
-            problems.append(ClusterProblem(view.name, f"counts as failed: {', '.join(failed)}", mend))
-        if unknown:
-            problems.append(ClusterProblem(view.name, f"does not know {', '.join(unknown)}", mend))
+    if complete:
+        problems += _of_memories([view for view in up if view.name not in blank], where, mend)
     sad = [view.name for view in up if not view.cluster_ok]
     if sad and not problems:
         problems.append(
             ClusterProblem(where, f"its state is fail, says {', '.join(sad)}", f"wait a moment, then {mend}")
         )
+    return problems
+
+
+def _of_memories(views: Sequence[NodeView], where: str, mend: str) -> list[ClusterProblem]:
+    """What the nodes, all of which answer, hold of each other that is not so."""
+    problems = []
+    alive = {view.id for view in views}
+    gone = sorted({peer.id[:8] for view in views for peer in view.others if peer.id not in alive and not peer.greeting})
+    if gone:
+        problems.append(ClusterProblem(where, f"the nodes remember some that no longer exist: {', '.join(gone)}", mend))
+    for node in views:
+        seen = [(view.name, view.peer(node.id)) for view in views if view is not node]
+        blind = [name for name, peer in seen if peer is None]
+        doubting = [name for name, peer in seen if peer is not None and peer.failing]
+        if blind:
+            problems.append(ClusterProblem(node.name, f"is not known to {', '.join(blind)}", mend))
+        if doubting:
+            problems.append(ClusterProblem(node.name, f"counts as failed with {', '.join(doubting)}", mend))
     return problems

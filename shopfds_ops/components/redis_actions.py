@@ -46,7 +46,7 @@ class Forget:
     id: str
 
     def __str__(self) -> str:
-        return f"{self.node} remembers node {self.id[:8]}, which no longer exists: forget it"
+        return f"node {self.id[:8]} no longer exists: the others forget it"
 
 
 @dataclass(frozen=True, slots=True)

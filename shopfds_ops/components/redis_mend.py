@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -93,17 +93,23 @@ def mend(access: Access, sink: Sink, seconds: float) -> None:
                 remedy="see `shopfds status redis-cluster` and `shopfds logs`, then run `shopfds up` again",
                 details=answer,
             )
-        for action in decision.actions:
-            if action not in applied or action in tried:
-                answer = _apply(access, action, views, sink) or answer
-                applied[action] = time.monotonic()
+        due = [action for action in decision.actions if action not in applied or action in tried]
+        _tell(due, sink)
+        for action in due:
+            answer = _apply(access, action, views) or answer
+            applied[action] = time.monotonic()
         time.sleep(LOOK_INTERVAL)
 
 
-def _apply(access: Access, action: Action, views: tuple[NodeView, ...], sink: Sink) -> str:
+def _tell(actions: Sequence[Action], sink: Sink) -> None:
+    """Each reason once, however many nodes it concerns; a loss of keys is a warning."""
+    for text, action in {str(action): action for action in actions}.items():
+        sink(Note("warning" if isinstance(action, AddSlots) else "info", f"redis-cluster: {text}"))
+
+
+def _apply(access: Access, action: Action, views: tuple[NodeView, ...]) -> str:
     """Returns what the server answered where it refused: the state may have changed since we looked (gossip, an
     election, another operator), so that is no failure yet, and the next look tells."""
-    sink(Note("warning" if isinstance(action, AddSlots) else "info", f"redis-cluster: {action}"))
     if isinstance(action, Create):
         return access.create(action.nodes)
     ids = {view.name: view.id for view in views}

@@ -42,7 +42,7 @@ class Decision:
     def __str__(self) -> str:
         if self.blocked is not None:
             return f"{self.blocked.where}: {self.blocked.what}"
-        return self.waiting or "; ".join(map(str, self.actions))
+        return self.waiting or "; ".join(dict.fromkeys(map(str, self.actions)))
 
     @property
     def whole(self) -> bool:

@@ -193,3 +193,13 @@ def test_a_lost_shard_is_a_problem_that_names_the_slots_and_the_way_back() -> No
     assert "0-5460" in problem.what
     assert "blacklist rebuild" in problem.remedy
     assert model.owned != ALL_SLOTS
+
+
+def test_a_lost_replica_is_named_once_and_not_by_each_of_the_others() -> None:
+    model = whole()
+    name = next(server.name for server in model.servers.values() if server.master)
+    model.wipe(name)
+    problems = judge(model.views()).problems
+    assert [problem.where for problem in problems if "knows no cluster" in problem.what] == [name]
+    assert len([problem for problem in problems if "no longer exist" in problem.what]) == 1
+    assert not any("is not known to" in problem.what for problem in problems)
