@@ -17,7 +17,10 @@ Key = Annotated[str, typer.Argument(help="a dotted key, such as ports.offset")]
 
 @app.command()
 def show(format: FormatOption = Format.table) -> None:
-    """Every setting with its value and where it came from; secrets by name only."""
+    """Show every setting and where it came from.
+
+    Secrets are shown by name only.
+    """
     from shopfds_ops import secrets, settings
     from shopfds_ops.result import Result, Table
 
@@ -37,7 +40,11 @@ def show(format: FormatOption = Format.table) -> None:
 
 @app.command()
 def get(key: Key) -> None:
-    """Print one value."""
+    """Print one value.
+
+    \b
+    Example: shopfds config get ports.offset
+    """
     from shopfds_ops import settings
     from shopfds_ops.errors import UnknownNameError
 
@@ -49,7 +56,9 @@ def get(key: Key) -> None:
 
 @app.command("set")
 def set_(key: Key, value: Annotated[str, typer.Argument(help="a TOML value, or a bare string")]) -> None:
-    """Write one value to shopfds.toml; refused, with nothing changed, if it is not valid.
+    """Write one value to shopfds.toml.
+
+    A value that is not valid is refused, and nothing is changed.
 
     \b
     Example: shopfds config set ports.offset 100

@@ -82,8 +82,9 @@ def seed(
     yes: YesOption = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Fill the database with users, products, orders, reviews and labelled transactions.
+    """Fill the database with a shop and its orders.
 
+    Users, products, orders, reviews and labelled transactions.
     85 % of the transactions are normal, 10 % suspicious and 5 % fraud, each with a pattern that shows in the data.
     An interrupted run is finished by the next one.
 
@@ -121,7 +122,7 @@ def seed(
 
 
 def reset_db(yes: YesOption = False, format: FormatOption = Format.table) -> None:
-    """Drop all tables of the services and create the latest schema, empty.
+    """Drop all tables of the services and make them anew.
 
     \b
     Examples:

@@ -32,7 +32,9 @@ def ps(format: FormatOption = Format.table) -> None:
 
 
 def logs(
-    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE|COMPONENT]...")] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE|COMPONENT]...", help="all, if none is named")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as lines come; end with Ctrl-C")] = False,
     since: Annotated[str | None, typer.Option(metavar="10m|TIME", help="a duration, or a time (UTC)")] = None,
     grep: Annotated[str | None, typer.Option(metavar="REGEX", help="only lines that match")] = None,
