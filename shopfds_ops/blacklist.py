@@ -72,6 +72,11 @@ def bad_lines(bad: Sequence[BadLine]) -> str:
     return "\n".join(lines)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """`1 entry`, `2 entries`."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def added(done: Changed, now: dt.datetime) -> Result:
     """What `add` did."""
     messages: list[Message] = []
@@ -154,7 +159,11 @@ def listed(page: Page, now: dt.datetime) -> Result:
         for entry in page.entries
     )
     shown = len(page.entries)
-    caption = f"{shown} of {page.total} entries (--limit shows more)" if shown < page.total else f"{shown} entries"
+    caption = (
+        f"{shown} of {page.total} entries (--limit shows more)"
+        if shown < page.total
+        else counted(shown, "entry", "entries")
+    )
     table = Table("", ("Type", "Value", "Left", "Age", "Reason"), rows, caption)
     data = {"total": page.total, "entries": [_plain(entry) for entry in page.entries]}
     return Result("blacklist list", data, (table,))
@@ -173,7 +182,9 @@ def told(revisions: Sequence[Revision]) -> Result:
         )
         for one in revisions
     )
-    table = Table("", ("At (UTC)", "Action", "Entry", "By", "Why", "Until"), rows, f"{len(rows)} changes")
+    table = Table(
+        "", ("At (UTC)", "Action", "Entry", "By", "Why", "Until"), rows, counted(len(rows), "change", "changes")
+    )
     data = [
         {
             "at": one.at,
@@ -193,11 +204,13 @@ def told(revisions: Sequence[Revision]) -> Result:
 def imported(done: Imported, bad: Sequence[BadLine], expired: int) -> Result:
     """What `import` did."""
     counts = ", ".join(f"{count} {action}" for action, count in sorted(done.counts.items()))
-    messages = [Message("ok", f"{done.total} entries: {counts}")]
+    messages = [Message("ok", f"{counted(done.total, 'entry', 'entries')}: {counts or 'nothing to do'}")]
     if expired:
-        messages.append(Message("skip", f"{expired} entries whose time is over already"))
+        messages.append(Message("skip", f"{counted(expired, 'entry', 'entries')} whose time is over already"))
     if bad:
-        messages.append(Message("warning", f"{len(bad)} bad lines skipped", bad_lines(bad).strip()))
+        messages.append(
+            Message("warning", f"{counted(len(bad), 'bad line', 'bad lines')} skipped", bad_lines(bad).strip())
+        )
     data = {
         "counts": done.counts,
         "expired": expired,
@@ -217,7 +230,11 @@ def rebuilt(done: Rebuilt) -> Result:
         (done.markers, "parts of 12 declared complete"),
     )
     said = ", ".join(f"{count} {what}" for count, what in found if count) or "nothing to mend"
-    messages = [Message("ok", f"{done.entries} entries are in record and copy ({done.seconds:.1f} s): {said}")]
+    messages = [
+        Message(
+            "ok", f"record and copy hold {counted(done.entries, 'entry', 'entries')} ({done.seconds:.1f} s): {said}"
+        )
+    ]
     if not done.replicated:
         messages.append(Message("warning", "no replica confirmed it", "run it again once `shopfds status` is well"))
     return Result("blacklist rebuild", done, (), tuple(messages))

@@ -106,7 +106,9 @@ def check(
     device: DeviceOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Ask whether values are listed: themselves, or by a range, shorter BIN or domain. Exit code 1 if any is, else 0.
+    """Ask whether values are listed. Exit code 1 if any is.
+
+    A value is listed by itself, or by a range, a shorter BIN or a domain.
 
     \b
     Examples:
@@ -136,7 +138,9 @@ def remove(
     actor: ActorOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Take entries off: all that are named, or none if one of them is not listed.
+    """Take entries off the list.
+
+    All that are named, or none if one of them is not listed.
 
     \b
     Examples:
@@ -160,7 +164,7 @@ def list_(
     expiring: Annotated[
         str | None, typer.Option("--expiring", metavar="24h", help="only those that end within this time")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000)] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="at most so many")] = 50,
     format: FormatOption = Format.table,
 ) -> None:
     """Show active entries, newest first.
@@ -198,7 +202,9 @@ def ttl(
     actor: ActorOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Set how long entries live from now on: longer or shorter than before.
+    """Set how long entries live from now on.
+
+    Longer or shorter than before.
 
     \b
     Examples:
@@ -238,7 +244,9 @@ def import_(
     actor: ActorOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """List all entries of a CSV, a JSON or a plain list: all or, if a line is bad, none.
+    """List all entries of a CSV, a JSON or a plain list.
+
+    All or, if a line is bad, none.
 
     CSV has a header with the columns type, value, ttl or expires_at, and reason; only value must be there. JSON is a
     list of objects with the same names, or an export. A plain list has one value on each line.
@@ -269,9 +277,9 @@ def import_(
         reading = lists.read(text, chosen, defaults, _now())
         if reading.bad and not skip_invalid:
             raise InvalidListError(
-                f"{name} has {len(reading.bad)} bad lines: nothing was changed",
+                f"{name} has {blacklist.counted(len(reading.bad), 'bad line', 'bad lines')}: nothing was changed",
                 reading.bad,
-                remedy="correct them, or import the others with --skip-invalid",
+                remedy="correct what is bad, or import the rest with --skip-invalid",
             )
         if not reading.proposals and not reading.expired:
             raise InvalidListError(f"{name} has no entries", reading.bad)
@@ -295,7 +303,9 @@ def export(
     format: Annotated[ExportFormat, typer.Option("--format", "-o", help="how to write it")] = ExportFormat.csv,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="default: standard output")] = None,
 ) -> None:
-    """Write all active entries so that `import` can read them: a backup, or a list for another stack.
+    """Write all active entries for `import` to read.
+
+    A backup, or a list for another stack.
 
     \b
     Examples:
@@ -329,10 +339,12 @@ def history(
     email: EmailOption = None,
     user: UserOption = None,
     device: DeviceOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000)] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="at most so many")] = 50,
     format: FormatOption = Format.table,
 ) -> None:
-    """Show what was changed, newest first: when, by whom, why, and until when entries lived before and after.
+    """Show what was changed, newest first.
+
+    When, by whom, why, and until when entries lived before and after.
 
     \b
     Examples:
@@ -348,7 +360,9 @@ def history(
 
 @app.command()
 def rebuild(format: FormatOption = Format.table) -> None:
-    """Make the copy in Redis Cluster equal to the record in PostgreSQL, and say what was mended.
+    """Mend the copy in Redis Cluster from PostgreSQL.
+
+    The copy becomes equal to the record, and what was mended is said.
 
     Needed after Redis lost its data; safe and useful at any time.
 

@@ -221,5 +221,7 @@ def _plain_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """One value a line; `#` at the start of a word begins a comment."""
     for number, raw in enumerate(text.splitlines(), 1):
         value = "" if raw.lstrip().startswith("#") else raw.partition(" #")[0].strip()
-        if value:
+        if "," in value:
+            yield number, f"'{value}' has a comma: a CSV starts with a header, such as type,value,reason"
+        elif value:
             yield number, {"value": value}

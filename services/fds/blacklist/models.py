@@ -31,7 +31,6 @@ class BlacklistEntry(Base):
         CheckConstraint("length(value) BETWEEN 1 AND 320", name="value"),
         CheckConstraint("length(reason) BETWEEN 1 AND 500", name="reason"),
         Index("blacklist_entries_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
-        Index("blacklist_entries_created_idx", text("created_at DESC"), text("id DESC")),
         {"comment": "What is listed now; Redis Cluster holds a fast copy of it"},
     )
 

@@ -22,7 +22,7 @@ WHERE {ACTIVE}
   AND (%(kind)s::text IS NULL OR e.kind = %(kind)s)
   AND (%(text)s::text IS NULL OR strpos(lower(e.value), %(text)s) > 0 OR strpos(lower(e.reason), %(text)s) > 0)
   AND (%(expiring)s::timestamptz IS NULL OR e.expires_at <= %(expiring)s)
-ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s
+ORDER BY e.id DESC LIMIT %(limit)s
 """
 
 ALL = f"SELECT {COLUMNS} FROM fds.blacklist_entries e WHERE {ACTIVE} ORDER BY e.id"

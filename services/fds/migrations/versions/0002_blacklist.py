@@ -52,12 +52,6 @@ def upgrade() -> None:
         schema="fds",
         postgresql_where=sa.text("expires_at IS NOT NULL"),
     )
-    op.create_index(
-        "blacklist_entries_created_idx",
-        "blacklist_entries",
-        [sa.text("created_at DESC"), sa.text("id DESC")],
-        schema="fds",
-    )
     op.create_table(
         "blacklist_history",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
