@@ -180,6 +180,13 @@ class Nodes:
                 client.set(f"key:{number}", number)
             for primary in client.get_primaries():
                 assert client.execute_command("WAIT", 1, 2000, target_nodes=primary) == 1
+        for name in self.processes:  # written to the file, so that only the death of the machine could lose it
+            self.until(f"{name} wrote its append-only file", partial(self._unwritten, name))
+
+    def _unwritten(self, name: str) -> int:
+        with self.node(name) as client:
+            facts = client.info("persistence")
+        return int(facts["aof_buffer_length"]) + int(facts["aof_rewrite_in_progress"])
 
     def kept(self, count: int = 300) -> int:
         with self.client() as client:
