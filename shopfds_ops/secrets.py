@@ -76,7 +76,10 @@ def load(path: Path, *, may_generate: bool) -> Secrets:
 
 def present(path: Path) -> frozenset[str]:
     """The names of our secrets that the file holds; no values."""
-    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    try:
+        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretsError(f"{path} cannot be read: {error}", remedy="correct its permissions or its content") from None
     return frozenset(name for name in PURPOSES if values.get(name))
 
 

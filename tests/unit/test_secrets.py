@@ -111,6 +111,8 @@ def test_a_file_that_is_no_text_is_refused_and_kept(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SecretsError, match="cannot be read"):
         load(file, may_generate=True)
+    with pytest.raises(SecretsError, match="cannot be read"):
+        present(file)
     assert file.read_bytes() == b"\xff\xfe\x00"
 
 
