@@ -58,7 +58,9 @@ def read(files: Mapping[str, Path], *, since: dt.datetime | None, follow: bool, 
         for node, path in files.items():
             size = _size(path)
             if size < offsets[node]:
-                offsets[node] = 0  # rotated
+                rest, _ = _whole_lines(path.with_name(f"{path.name}.1"), offsets[node])  # rotated: its end comes first
+                yield from _stamped(node, iter(rest))
+                offsets[node] = 0
             if size > offsets[node]:
                 text, offsets[node] = _whole_lines(path, offsets[node])
                 yield from _stamped(node, iter(text))
@@ -90,12 +92,18 @@ def _rotated(path: Path, size: int) -> Iterator[str]:
 
 
 def _whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
-    with path.open("rb") as handle:
-        handle.seek(offset)
-        content = handle.read()
+    try:
+        with path.open("rb") as handle:
+            handle.seek(offset)
+            content = handle.read()
+    except FileNotFoundError:  # rotated since we looked
+        return [], offset
     end = content.rfind(b"\n") + 1
     return content[:end].decode(errors="replace").splitlines(), offset + end
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

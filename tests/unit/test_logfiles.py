@@ -230,7 +230,9 @@ def test_following_goes_on_after_a_rotation(tmp_path: Path) -> None:
     file = write(tmp_path / "a.log", *(f"line {number}" for number in range(50)))
     follower = Follower({"a": file}, tail=1)
     assert follower.next() == "line 49"
+    append(file, "last before the rotation\n")
     file.rename(tmp_path / "a.log.1")
     write(file, "after the rotation", "the end")
+    assert follower.next() == "last before the rotation"
     assert follower.next() == "after the rotation"
     assert follower.next() == "the end"
