@@ -49,7 +49,7 @@ def nodes(live: Live, endpoints: Endpoints) -> Iterator[dict[int, redis.Redis]]:
 async def blacklist(live: Live, endpoints: Endpoints, nodes: dict[int, redis.Redis]) -> AsyncIterator[BlacklistManager]:
     """An empty blacklist, in the record and in the copy."""
     with psycopg.connect(postgres.conninfo(live, "shopfds"), autocommit=True) as connection:
-        connection.execute("TRUNCATE fds.blacklist_entries, fds.blacklist_history, fds.blacklist_unapplied")
+        connection.execute("TRUNCATE fds.blacklist_entries, fds.blacklist_history, fds.blacklist_applied")
     flush(nodes)
     async with manager_of(live, endpoints) as manager:
         await manager.rebuild()
@@ -128,6 +128,15 @@ async def test_a_range_lists_the_addresses_in_it_and_no_others(
         assert [hit.entry.target.value for hit in verdict.hits] == [network]
         assert verdict.source == "master"
         assert not (await other.check_entry("ip", outside)).listed
+
+
+async def test_checks_side_by_side_all_find_a_range_of_a_length_that_is_new_to_them(
+    blacklist: BlacklistManager, another: Another
+) -> None:
+    await blacklist.add_entry("range", "198.51.100.0/24", reason="a network", actor=ME)
+    async with another() as other:
+        verdicts = await asyncio.gather(*(other.check_entry("ip", f"198.51.100.{n}") for n in range(50)))
+    assert all(verdict.listed for verdict in verdicts)
 
 
 async def test_one_order_is_checked_over_all_its_values(blacklist: BlacklistManager) -> None:

@@ -50,7 +50,8 @@ class Lookup:
         UnavailableError if neither copy nor record can answer; an error is never "not listed".
         """
         while True:
-            plan = _Plan(targets, self._lengths)
+            asked = self._lengths  # as of now: other checks correct it while this one waits
+            plan = _Plan(targets, asked)
             try:
                 answers, source = await self._copy.ask(plan.keys)
             except CopyUnavailableError as error:
@@ -61,7 +62,7 @@ class Lookup:
                 if marker is None:
                     return await self.check_record(targets, "a part of the copy in Redis Cluster was lost")
                 lengths = lengths | Lengths.parse(marker.decode())
-            asked, self._lengths = self._lengths, lengths
+            self._lengths = lengths
             if not plan.ranges or asked.covers(lengths):
                 return Verdict(
                     plan.hits(answers), source, "" if source == "master" else "a master of Redis Cluster did not answer"

@@ -203,7 +203,7 @@ class BlacklistManager:
         return Changed(tuple(changes), copied, problem)
 
     async def _apply(self, changing: Changing, notify: Notify = lambda *_: None) -> tuple[Copied, str]:
-        """Bring the copy up to the record. Failing is no error: the marks in the record stay until it is done."""
+        """Bring the copy up to the record. Failing is no error: the record knows how far it came."""
         try:
             markers = await self._copy.markers()
             if None in markers:

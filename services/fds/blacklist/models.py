@@ -1,4 +1,4 @@
-"""Tables of the blacklist's record: what is listed now, every change that was made, and changes that the copy lacks."""
+"""Tables of the blacklist's record: what is listed now, every change that was made, and how far the copy has them."""
 
 from __future__ import annotations
 
@@ -64,12 +64,15 @@ class BlacklistChange(Base):
     after: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
 
-class BlacklistUnapplied(Base):
-    """A value whose last change is not known to be safe in the copy: written with the change, deleted when it is."""
+class BlacklistApplied(Base):
+    """The last change that is known to be safe in the copy. Changes are made one after the other, so that every change
+    with a greater id is one that the copy may lack. One row at most; none means that it may lack all."""
 
-    __tablename__ = "blacklist_unapplied"
-    __table_args__ = ({"comment": "Changes that the copy in Redis Cluster may lack"},)
+    __tablename__ = "blacklist_applied"
+    __table_args__ = (
+        CheckConstraint("single", name="single"),
+        {"comment": "How far the copy in Redis Cluster has the changes"},
+    )
 
-    kind: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[str] = mapped_column(Text, primary_key=True)
-    since: Mapped[CreatedAt]
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"), comment="Keeps it to one row")
+    history_id: Mapped[int] = mapped_column(comment="blacklist_history.id of the last change in the copy")

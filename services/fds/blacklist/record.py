@@ -210,7 +210,7 @@ class Changing:
         ]
 
     async def settled(self) -> None:
-        """The copy has everything: nobody else can have added a mark, since we hold the lock."""
+        """The copy has everything up to now: since we hold the lock, nobody else can have changed anything."""
         with _explained():
             await self._connection.execute(statements.APPLIED)
 

@@ -1,4 +1,4 @@
-"""The SQL of the record. Every change is one statement that writes the entry, its history and its mark for the copy."""
+"""The SQL of the record. Every change is one statement that writes both the entries and their history."""
 
 # ruff: noqa: S608  # put together from the constants of this module only; values are parameters
 
@@ -30,10 +30,7 @@ ALL = f"SELECT {COLUMNS} FROM fds.blacklist_entries e WHERE {ACTIVE} ORDER BY e.
 COUNT = f"SELECT count(*) AS entries FROM fds.blacklist_entries e WHERE {ACTIVE}"
 
 SWEEP = """
-WITH gone AS (DELETE FROM fds.blacklist_entries e WHERE e.expires_at <= now() RETURNING e.*),
-marked AS (
-    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM gone ON CONFLICT DO NOTHING
-)
+WITH gone AS (DELETE FROM fds.blacklist_entries e WHERE e.expires_at <= now() RETURNING e.*)
 INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before)
 SELECT kind, value, 'expired', %(actor)s, 'its time was over', to_jsonb(gone) - 'kind' - 'value' FROM gone
 """
@@ -60,8 +57,6 @@ WITH incoming AS (
     INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before, after)
     SELECT j.kind, j.value, j.action, %(actor)s, j.reason, j.before, to_jsonb(w) - 'kind' - 'value'
     FROM judged j JOIN written w USING (kind, value)
-), marked AS (
-    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM written ON CONFLICT DO NOTHING
 )
 """
 
@@ -82,8 +77,6 @@ WITH gone AS (
 ), logged AS (
     INSERT INTO fds.blacklist_history (kind, value, action, actor, reason, before)
     SELECT kind, value, 'removed', %(actor)s, %(reason)s, to_jsonb(gone) - 'kind' - 'value' FROM gone
-), marked AS (
-    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM gone ON CONFLICT DO NOTHING
 )
 SELECT kind, value, 'removed' AS action, to_jsonb(gone) AS before, NULL::jsonb AS after FROM gone
 """
@@ -99,22 +92,25 @@ WITH old AS (
     SELECT kind, value, 'ttl', %(actor)s, %(reason)s,
         to_jsonb(old) - 'kind' - 'value', to_jsonb(written) - 'kind' - 'value'
     FROM old JOIN written USING (kind, value)
-), marked AS (
-    INSERT INTO fds.blacklist_unapplied (kind, value) SELECT kind, value FROM written ON CONFLICT DO NOTHING
 )
 SELECT kind, value, 'ttl' AS action, to_jsonb(old) AS before, to_jsonb(written) AS after
 FROM old JOIN written USING (kind, value)
 """
 
+_LATER = "h.id > coalesce((SELECT history_id FROM fds.blacklist_applied), 0)"
+
 UNAPPLIED = f"""
 SELECT u.kind, u.value, e.reason, e.created_by, e.created_at, e.expires_at
-FROM fds.blacklist_unapplied u
+FROM (SELECT DISTINCT h.kind, h.value FROM fds.blacklist_history h WHERE {_LATER}) u
 LEFT JOIN fds.blacklist_entries e ON e.kind = u.kind AND e.value = u.value AND {ACTIVE}
 """
 
-WAITING = "SELECT count(*) AS changes FROM fds.blacklist_unapplied"
+WAITING = f"SELECT count(*) AS changes FROM fds.blacklist_history h WHERE {_LATER}"
 
-APPLIED = "DELETE FROM fds.blacklist_unapplied"
+APPLIED = """
+INSERT INTO fds.blacklist_applied (history_id) SELECT coalesce(max(id), 0) FROM fds.blacklist_history
+ON CONFLICT (single) DO UPDATE SET history_id = excluded.history_id
+"""
 
 HISTORY = """
 SELECT h.kind, h.value, h.action, h.at, h.actor, h.reason, h.before, h.after FROM fds.blacklist_history h

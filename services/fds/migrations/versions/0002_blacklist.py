@@ -1,4 +1,4 @@
-"""The blacklist's record: entries, their history, and the changes that the copy may lack."""
+"""The blacklist's record: entries, their history, and how far the copy has it."""
 
 from __future__ import annotations
 
@@ -77,18 +77,25 @@ def upgrade() -> None:
     op.execute(APPEND_ONLY)
     op.execute(TRIGGER)
     op.create_table(
-        "blacklist_unapplied",
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "value", name="blacklist_unapplied_pkey"),
+        "blacklist_applied",
+        sa.Column(
+            "single", sa.Boolean(), server_default=sa.text("true"), nullable=False, comment="Keeps it to one row"
+        ),
+        sa.Column(
+            "history_id",
+            sa.BigInteger(),
+            nullable=False,
+            comment="blacklist_history.id of the last change in the copy",
+        ),
+        sa.PrimaryKeyConstraint("single", name="blacklist_applied_pkey"),
+        sa.CheckConstraint("single", name=op.f("blacklist_applied_single_check")),
         schema="fds",
-        comment="Changes that the copy in Redis Cluster may lack",
+        comment="How far the copy in Redis Cluster has the changes",
     )
 
 
 def downgrade() -> None:
-    op.drop_table("blacklist_unapplied", schema="fds")
+    op.drop_table("blacklist_applied", schema="fds")
     op.drop_table("blacklist_history", schema="fds")
     op.execute("DROP FUNCTION fds.blacklist_history_is_append_only()")
     op.drop_table("blacklist_entries", schema="fds")
