@@ -54,13 +54,25 @@ def translated() -> Iterator[None]:
         ) from error
     except psycopg.errors.DiskFull as error:
         raise DataError(f"the disk is full: {first_line(error)}", remedy="free space, then run it again") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except psycopg.errors.LockNotAvailable as error:
         raise DataError(
-            f"the database went away: {first_line(error)}",
-            remedy="see `shopfds status postgres`; when it is up, run the command again: it goes on where it was",
+            f"somebody else is using the tables: {first_line(error)}",
+            remedy="wait until they are done (`SELECT * FROM pg_stat_activity` shows who), then run it again",
         ) from error
     except psycopg.Error as error:
+        if _connection_lost(error):
+            raise DataError(
+                f"the database went away: {first_line(error)}",
+                remedy="see `shopfds status postgres`; when it is up, run the command again: it goes on where it was",
+            ) from error
         raise DataError(f"the database refused: {first_line(error)}") from error
+
+
+def _connection_lost(error: psycopg.Error) -> bool:
+    """No code: the client noticed. Classes 08 and 57P: the server said so."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(("08", "57P"))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from shopfds_ops import database as operations
 from shopfds_ops import migrations
 from shopfds_ops.errors import DataError
 from shopfds_ops.events import Event, Progress
@@ -198,6 +199,26 @@ def test_two_appends_at_once_come_one_after_the_other(migrated: str) -> None:
     assert batches == [1, 2]
     assert _counts(migrated) == _of(SMALL, SMALL)
     _agrees(migrated)
+
+
+def test_a_second_seed_gives_up_when_the_first_takes_too_long(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "LOCK_TIMEOUT", 1)
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [operations.SEED_LOCK])
+        with pytest.raises(DataError, match="another seed is at work"):
+            loader.seed(migrated, SMALL)
+    assert loader.seed(migrated, SMALL).batch == 1
+
+
+def test_a_reset_does_not_wait_for_ever_for_readers(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader.seed(migrated, SMALL)
+    before = _content(migrated)
+    monkeypatch.setattr(operations, "LOCK_TIMEOUT", 1)
+    with psycopg.connect(migrated) as reader:
+        reader.execute("SELECT count(*) FROM ecommerce.users")
+        with pytest.raises(DataError, match="somebody else is using the tables"):
+            loader.seed(migrated, SMALL, "reset")
+    assert _content(migrated) == before
 
 
 def test_a_batch_begun_by_another_version_is_not_continued(migrated: str) -> None:
