@@ -111,11 +111,11 @@ def _files(stack: Stack) -> Iterator[Message]:
 def _ports(stack: Stack) -> Iterator[Message]:
     states = stack.engine.states()
     down = [node for node in stack.topology if node.name not in states or states[node.name].pid is None]
-    foreign = ports.taken(stack.settings.bind, down)
-    for node, port in foreign:
+    foreign = ports.taken(stack.settings.bind, down, str(data_folder(stack.project, stack.settings)))
+    for node, port, holder in foreign:
         yield Message(
             "fail",
-            f"port {port} of {node.name} is taken by {ports.holder(port)}",
+            f"port {port} of {node.name} is taken by {holder.text}",
             "stop that process, or move this stack: `shopfds config set ports.offset N`",
         )
     if not foreign:

@@ -141,7 +141,6 @@ class Stack:
     ) -> Started:
         """Everything from nothing to ready: render, start, wait for health, initialize, migrate, seed if empty."""
         nodes = self._selected(only, without)
-        self.engine.require()
         deadline = Deadline(timeout or self.settings.timeout)
         with self._lock():
             started = self._start(nodes, sink)
@@ -154,7 +153,6 @@ class Stack:
     def start(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Start nodes and wait until they are healthy; initializes nothing."""
         nodes = self._selected(names, ())
-        self.engine.require()
         deadline = Deadline(timeout or self.settings.timeout)
         with self._lock():
             started = self._start(nodes, sink)
@@ -162,6 +160,7 @@ class Stack:
             return Started(tuple(started), tuple(run_graph(tasks, deadline, sink)))
 
     def _start(self, nodes: Sequence[Node], sink: Sink) -> list[str]:
+        self.engine.preflight(nodes)
         try:
             passwords = secrets.load(self.secrets_file, may_generate=not self.has_data)
         except OSError as error:

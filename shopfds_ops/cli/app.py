@@ -54,8 +54,11 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] if debug else sys.argv[1:]
     try:
         app(args=arguments, prog_name="shopfds")
-    except KeyboardInterrupt:
-        _fail("interrupted", "running the same command again finishes its work", INTERRUPTED, debug)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into an exit of its own; a command that itself ends with 130 has no such cause.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            _fail("interrupted", "running the same command again finishes its work", INTERRUPTED, debug)
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left: not an error, and nobody to tell
         sys.exit(0)

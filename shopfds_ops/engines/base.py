@@ -58,7 +58,14 @@ class Engine(Protocol):
         ...
 
     def require(self) -> None:
-        """Raise EngineError with the remedy if this machine cannot run nodes: a missing server, a full disk."""
+        """Raise EngineError with the remedy if this machine lacks what nodes need, such as a server."""
+        ...
+
+    def preflight(self, nodes: Sequence[Node]) -> None:
+        """Raise EngineError with the remedy if these nodes could not be started now: a taken port, a full disk.
+
+        Changes nothing. Nodes that run already are well.
+        """
         ...
 
     def prepare(self, topology: Topology, rendered: Mapping[str, bytes], secrets: Mapping[str, str]) -> Sequence[str]:

@@ -26,7 +26,7 @@ from shopfds_ops.engines.supervisor import ALIVE, STATES, Supervisor
 from shopfds_ops.errors import EngineError, NotRunningError
 from shopfds_ops.files import write_atomically
 from shopfds_ops.render import Source
-from shopfds_ops.settings import DATA_FOLDER, INFRASTRUCTURE, NODE_VARIABLE, STACK_VARIABLE, Settings
+from shopfds_ops.settings import DATA_FOLDER, INFRASTRUCTURE, NODE_VARIABLE, STACK_VARIABLE, VOLUMES, Settings
 from shopfds_ops.topology import Node, Topology
 
 START_RETRIES = 5
@@ -80,7 +80,12 @@ class LocalEngine:
         absent = packages.missing(self.installed)
         if absent:
             raise EngineError("; ".join(absent), remedy="`make setup` (or `shopfds setup`) installs what is missing")
+
+    def preflight(self, nodes: Sequence[Node]) -> None:
         self._check_folder()
+        processes = self._supervisor.processes()
+        down = [node for node in nodes if node.name not in processes or processes[node.name].state not in ALIVE]
+        ports.require_free(self.settings.bind, down, self._stack, self.settings.ports.offset)
 
     def prepare(self, topology: Topology, rendered: Mapping[str, bytes], secrets: Mapping[str, str]) -> Sequence[str]:
         wanted = self._wanted_files(topology, rendered, secrets)
@@ -108,7 +113,6 @@ class LocalEngine:
         names = [node.name for node in nodes]
         if self._supervisor.pid() is None:
             strays.end(self._stack, None)
-            self._check_ports(nodes)
             self._supervisor.launch()
         self._supervisor.reload(names)
         before = self._supervisor.processes()
@@ -121,7 +125,6 @@ class LocalEngine:
         states = self._supervisor.processes()
         down = [node for node in nodes if states[node.name].state not in ALIVE]
         strays.end(self._stack, {node.name for node in down})
-        self._check_ports(down)
         for node in down:
             self._supervisor.start(node.name)
         return [node.name for node in down]
@@ -223,7 +226,7 @@ class LocalEngine:
         return any(path.is_dir() and any(path.iterdir()) for path in self._volume_paths(node))
 
     def wipe(self, node: Node) -> None:
-        shutil.rmtree(self.folder / "volumes" / node.name, ignore_errors=False)
+        shutil.rmtree(self.folder / VOLUMES / node.name, ignore_errors=False)
         for path in self._volume_paths(node):
             self._make_folder(path, self._account(node))
 
@@ -235,7 +238,7 @@ class LocalEngine:
 
     @cached_property
     def _stack(self) -> str:
-        return str(self.project)
+        return str(self.folder)
 
     def _account(self, node: Node) -> Account:
         if os.geteuid() != 0:
@@ -258,7 +261,7 @@ class LocalEngine:
             ),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
-            "HOME": str(self.folder / "volumes" / node.name),
+            "HOME": str(self.folder / VOLUMES / node.name),
             **node.environment,
         }
 
@@ -321,7 +324,7 @@ class LocalEngine:
         for folder in (path.parent, path):
             if not folder.exists():
                 folder.mkdir(parents=True)
-                folder.chmod(0o755 if folder.parent in (self.folder, self.folder / "volumes") else 0o700)
+                folder.chmod(0o755 if folder.parent in (self.folder, self.folder / VOLUMES) else 0o700)
                 if os.geteuid() == 0 and folder.parent != self.folder:
                     os.chown(folder, account.uid, account.gid)
 
@@ -342,9 +345,6 @@ class LocalEngine:
                 f"the data folder {self.folder} has {free // 2**20} MiB free; {FREE_SPACE // 2**20} MiB are needed",
                 remedy="free some space, or choose another folder: `shopfds config set data DIR`",
             )
-
-    def _check_ports(self, nodes: Sequence[Node]) -> None:
-        ports.require_free(self.settings.bind, nodes, self.settings.ports.offset)
 
 
 def data_folder(project: Path, settings: Settings) -> Path:
@@ -372,7 +372,7 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _major_of_data(folder: Path) -> int | None:
-    found = sorted((folder / "volumes").glob("postgres-*/data/pgdata/PG_VERSION")) if _enterable(folder) else []
+    found = sorted((folder / VOLUMES).glob("postgres-*/data/pgdata/PG_VERSION")) if _enterable(folder) else []
     return int(found[0].read_text().strip()) if found else None
 
 

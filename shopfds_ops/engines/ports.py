@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psutil
 
@@ -25,8 +26,16 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def holder(port: int) -> str:
-    """Who listens on a port, in words: the process, its id, and the ShopFDS project it belongs to if any."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a port: in words for the operator, and the ShopFDS stack it belongs to, if any."""
+
+    text: str
+    stack: str | None = None
+
+
+def holder(port: int) -> Holder:
+    """Who listens on a port: the process, its id, and the ShopFDS project it belongs to."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -36,26 +45,28 @@ def holder(port: int) -> str:
             try:
                 process = psutil.Process(connection.pid)
                 belongs = strays.owner(process)
-                project = f", {belongs[1]} of the stack in {belongs[0]}" if belongs else ""
-                return f"{process.name()} (pid {connection.pid}{project})"
+                project = f", {belongs[1]} of the stack with its data in {belongs[0]}" if belongs else ""
+                return Holder(f"{process.name()} (pid {connection.pid}{project})", belongs[0] if belongs else None)
             except psutil.NoSuchProcess:
                 continue
-    return "a process of another user"
+    return Holder("a process of another user")
 
 
-def taken(host: str, nodes: Sequence[Node]) -> list[tuple[Node, int]]:
-    """The ports of these nodes that somebody else has."""
-    return [(node, port.number) for node in nodes for port in node.ports if not is_free(host, port.number)]
+def taken(host: str, nodes: Sequence[Node], stack: str) -> list[tuple[Node, int, Holder]]:
+    """The ports of these nodes that somebody else than `stack` itself has."""
+    busy = [(node, port.number) for node in nodes for port in node.ports if not is_free(host, port.number)]
+    found = [(node, number, holder(number)) for node, number in busy]
+    return [item for item in found if item[2].stack != stack]
 
 
-def require_free(host: str, nodes: Sequence[Node], offset: int) -> None:
+def require_free(host: str, nodes: Sequence[Node], stack: str, offset: int) -> None:
     """Raise PortTakenError that names the port, its holder, and how to move this stack."""
-    found = taken(host, nodes)
+    found = taken(host, nodes, stack)
     if not found:
         return
-    node, port = found[0]
+    node, port, who = found[0]
     more = f" ({len(found) - 1} more ports of this stack are taken too)" if len(found) > 1 else ""
     raise PortTakenError(
-        f"port {port}, which {node.name} needs, is taken by {holder(port)}{more}",
+        f"port {port}, which {node.name} needs, is taken by {who.text}{more}",
         remedy=f"stop that process, or move this stack: `shopfds config set ports.offset {offset + OFFSET_STEP}`",
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shopfds_ops.settings import Images
+from shopfds_ops.settings import VOLUMES, Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class LocalSite:
         return "127.0.0.1"
 
     def volume(self, node: str, volume: str) -> str:
-        return str(self.folder / "volumes" / node / volume)
+        return str(self.folder / VOLUMES / node / volume)
 
     def config(self, source: str) -> str:
         return str(self.folder / "config" / source)

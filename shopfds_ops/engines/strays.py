@@ -1,27 +1,38 @@
-"""Processes of a stack that run outside its supervisor: after a crash of it, or daemons that servers leave behind."""
+"""Processes of a stack that run outside its supervisor: after a crash of it, or daemons that servers leave behind.
+
+A stack is known by its data folder. Its processes carry two variables in their environment; servers that write their
+title over it (PostgreSQL, Redis) are known by their working directory, which is their volume.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Set
 
 import psutil
 
 from shopfds_ops.errors import EngineError
-from shopfds_ops.settings import NODE_VARIABLE, STACK_VARIABLE
+from shopfds_ops.settings import NODE_VARIABLE, STACK_VARIABLE, VOLUMES
 
 GRACE_SECONDS = 20.0
 KILL_SECONDS = 10.0
+TITLE_WRITERS = frozenset({"postgres", "redis-server"})
+_VOLUME = re.compile(rf"(?P<stack>/.+)/{VOLUMES}/(?P<node>[a-z0-9-]+)(/|$| )")
 
 
 def owner(process: psutil.Process) -> tuple[str, str] | None:
     """(stack, node) of a process that some stack started; None for others, and for those we may not look at."""
     try:
         environment = process.environ()
+        stack, node = environment.get(STACK_VARIABLE), environment.get(NODE_VARIABLE)
+        if stack and node:
+            return stack, node
+        if process.name() in TITLE_WRITERS and (match := _VOLUME.match(process.cwd())):
+            return match["stack"], match["node"]
     except (psutil.Error, OSError):
         return None
-    stack, node = environment.get(STACK_VARIABLE), environment.get(NODE_VARIABLE)
-    return (stack, node) if stack and node else None
+    return None
 
 
 def _all(stack: str, nodes: Set[str] | None) -> Iterator[tuple[str, psutil.Process]]:
