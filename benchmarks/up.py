@@ -15,7 +15,10 @@ LIMIT = 1.15
 
 SCRIPT = r"""
 set -eu
-as() { user=$1; shift; if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups "$@"; else "$@"; fi; }
+as() {
+    user=$1; shift
+    if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups "$@"; else "$@"; fi
+}
 mkdir -p "$W/pg" "$W/rabbit" "$W/log"
 for n in 1 2 3 4 5 6; do mkdir -p "$W/redis$n"; done
 if [ "$(id -u)" = 0 ]; then chown postgres "$W/pg"; chown redis "$W"/redis?; chown rabbitmq "$W/rabbit"; fi
@@ -40,11 +43,13 @@ echo $! > rabbit.pid
 
 for n in 1 2 3 4 5 6; do
     as redis redis-server --port $((REDIS + n - 1)) --dir "$W/redis$n" --cluster-enabled yes --appendonly yes \
-        --cluster-node-timeout 5000 --bind 127.0.0.1 --requirepass "$PASSWORD" --masterauth "$PASSWORD" > log/redis$n 2>&1 &
+        --cluster-node-timeout 5000 --bind 127.0.0.1 --requirepass "$PASSWORD" --masterauth "$PASSWORD" \
+        > log/redis$n 2>&1 &
     echo $! > redis$n.pid
 done
 
-as postgres "$PG_BIN/initdb" -D pg/primary -U postgres --auth=trust --encoding=UTF8 --locale=C.UTF-8 --data-checksums > log/initdb
+as postgres "$PG_BIN/initdb" -D pg/primary -U postgres --auth=trust --encoding=UTF8 --locale=C.UTF-8 \
+    --data-checksums > log/initdb
 cat >> pg/primary/postgresql.conf <<END
 port = $PG
 listen_addresses = '127.0.0.1'

@@ -95,7 +95,8 @@ def table(content: Table) -> RenderableType:
     for row in content.rows:
         grid.add_row(*[_cell(cell) for cell in row])
     parts: list[RenderableType] = [Text(ascii_only(content.title), style="bold")] if content.title else []
-    parts.append(grid)
+    if content.rows or not content.caption:
+        parts.append(grid)
     if content.caption:
         parts.append(Text(ascii_only(content.caption), style="dim"))
     parts.append(Text(""))

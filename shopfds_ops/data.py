@@ -1,16 +1,19 @@
-"""The data in the stack: migrated, seeded if empty, the blacklist's fast copy restored, and counted for `status`."""
+"""The data in the stack: migrated, seeded if empty, the blacklist's copy kept complete, and counted for `status`."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
-from shopfds_ops import migrations
+from services.fds.blacklist.manager import BlacklistManager
+from shopfds_ops import blacklist, migrations
 from shopfds_ops.components import postgres
 from shopfds_ops.components.base import Live, Report
+from shopfds_ops.errors import DataError, ShopfdsError
 from shopfds_ops.events import Sink
 from shopfds_ops.result import Problem, Table
 from shopfds_ops.seed import loader
@@ -20,13 +23,20 @@ from shopfds_ops.steps import Step
 NAME = "data"
 MIGRATE = "data.migrate"
 SEED = "data.seed"
+BLACKLIST = "data.blacklist"
 COUNT_LIMIT = 1_000_000
 """Tables with more rows are not counted but estimated, so that `status` stays fast."""
 
 _TABLES = """
 SELECT schemaname, relname, greatest(n_live_tup, 0)::bigint
-FROM pg_stat_user_tables WHERE schemaname = ANY (%s) AND relname <> 'alembic_version'
+FROM pg_stat_user_tables
+WHERE schemaname = ANY (%s) AND relname NOT IN ('alembic_version', 'seed_batches', 'blacklist_applied')
 ORDER BY schemaname, relname
+"""
+
+_ACTIVE = """
+SELECT kind, count(*), count(*) FILTER (WHERE expires_at IS NULL), min(expires_at)
+FROM fds.blacklist_entries WHERE expires_at IS NULL OR expires_at > now() GROUP BY kind ORDER BY kind
 """
 
 
@@ -40,8 +50,27 @@ class TableCount:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ListedCount:
+    """Active blacklist entries of one type."""
+
+    kind: str
+    active: int
+    permanent: int
+    next_expiry: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """Rows per table, blacklist entries by type, and what their copy in Redis Cluster lacks (None: nothing)."""
+
+    tables: tuple[TableCount, ...]
+    blacklist: tuple[ListedCount, ...]
+    copy_lacks: str | None
+
+
 def steps(live: Live) -> Sequence[Step]:
-    """Migrate and seed, as steps of the graph: in this order."""
+    """Migrate, seed, and complete the blacklist's copy, as steps of the graph: in this order."""
 
     def check_migrations() -> str | None:
         pending = migrations.pending(postgres.conninfo(live, "shopfds"))
@@ -67,7 +96,29 @@ def steps(live: Live) -> Sequence[Step]:
     return (
         Step(MIGRATE, check_migrations, migrate, requires=("postgres.roles",)),
         Step(SEED, check_seed, seed, requires=(MIGRATE,)),
+        Step(
+            BLACKLIST,
+            lambda: blacklist.run(live, BlacklistManager.outstanding),
+            lambda _: _settle(live),
+            requires=(MIGRATE, "redis-cluster.replicas"),
+        ),
     )
+
+
+def reset(live: Live, sink: Sink) -> list[migrations.Move]:
+    """Drop all tables and create the latest schema; then the copy must forget the entries that the record lost.
+
+    Raises ShopfdsError if it cannot: the schema is new all the same.
+    """
+    moves = migrations.reset(postgres.conninfo(live, "shopfds"), sink)
+    try:
+        blacklist.run(live, BlacklistManager.rebuild)
+    except ShopfdsError as error:
+        raise DataError(
+            f"the tables are new, but the blacklist's copy in Redis Cluster still holds old entries: {error.what}",
+            remedy="`shopfds up`, then `shopfds blacklist rebuild`",
+        ) from None
+    return moves
 
 
 def counts(conninfo: str) -> tuple[TableCount, ...]:
@@ -85,13 +136,54 @@ def counts(conninfo: str) -> tuple[TableCount, ...]:
 
 
 def report(live: Live) -> Report:
-    """Rows per table, as Report for `status`."""
+    """Rows per table and blacklist entries, as Report for `status`."""
+    conninfo = postgres.conninfo(live, "shopfds")
     try:
-        found = counts(postgres.conninfo(live, "shopfds"))
+        found = counts(conninfo)
+        listed = _listed(conninfo) if any(item.table == "blacklist_entries" for item in found) else ()
     except psycopg.Error as error:
         said = " ".join(str(error).split())
         return Report(NAME, None, (), (Problem(NAME, f"cannot be counted: {said}", "`shopfds status postgres`"),))
     if not found:
-        return Report(NAME, found, (), (Problem(NAME, "has no tables", "`shopfds migrate`, or `shopfds up`"),))
-    rows = tuple((item.schema, item.table, f"{'' if item.exact else '~'}{item.rows}") for item in found)
-    return Report(NAME, found, (Table("Data", ("schema", "table", ">rows"), rows),))
+        return Report(NAME, None, (), (Problem(NAME, "has no tables", "`shopfds migrate`, or `shopfds up`"),))
+    lacks = _copy_lacks(live)
+    shown = tuple(
+        (
+            item.kind,
+            str(item.active),
+            str(item.permanent),
+            f"{item.next_expiry:%Y-%m-%d %H:%M}" if item.next_expiry else "-",
+        )
+        for item in listed
+    )
+    tables = (
+        Table(
+            "Data",
+            ("schema", "table", ">rows"),
+            tuple((item.schema, item.table, f"{'' if item.exact else '~'}{item.rows}") for item in found),
+        ),
+        Table(
+            "Blacklist",
+            ("type", ">active", ">permanent", "next expiry (UTC)"),
+            shown,
+            caption=f"copy in Redis Cluster: {lacks or 'complete'}" + ("" if shown else "; no entries"),
+        ),
+    )
+    problems = (Problem("blacklist", lacks, "`shopfds blacklist rebuild`, or `shopfds up`"),) if lacks else ()
+    return Report(NAME, DataReport(found, listed, lacks), tables, problems)
+
+
+def _listed(conninfo: str) -> tuple[ListedCount, ...]:
+    with psycopg.connect(conninfo, connect_timeout=2, autocommit=True) as connection:
+        return tuple(ListedCount(*row) for row in connection.execute(_ACTIVE).fetchall())
+
+
+def _copy_lacks(live: Live) -> str | None:
+    try:
+        return blacklist.run(live, BlacklistManager.outstanding)
+    except ShopfdsError as error:
+        return f"cannot be asked: {error.what}"
+
+
+def _settle(live: Live) -> None:
+    blacklist.run(live, BlacklistManager.settle)

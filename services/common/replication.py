@@ -1,7 +1,8 @@
 """PostgreSQL replication as it is: connected, bytes and seconds as three separate figures, unknown where not measured.
 
 The usual recipes mislead: `now() - pg_last_xact_replay_timestamp()` grows on an idle primary, and comparing received
-with replayed WAL reads 0 on a cut link. Seconds come from a heartbeat row instead, which the primary rewrites all the time.
+with replayed WAL reads 0 on a cut link. Seconds come from a heartbeat row instead, which the primary rewrites all the
+time.
 Sources: PostgreSQL's documentation of pg_stat_replication, pg_stat_wal_receiver and pg_replication_slots.
 """
 
@@ -122,7 +123,8 @@ def check_replication_lag(
     """Ask all members side by side, and put their answers together.
 
     `conninfos`: libpq connection strings by member name, of a role with pg_monitor. `replica`: the application name
-    under which the replica streams. `heartbeat_seconds`: how often the heartbeat row is written. `timeout`: seconds for each server. Never raises for a server that is down.
+    under which the replica streams. `heartbeat_seconds`: how often the heartbeat row is written. `timeout`: seconds for
+    each server. Never raises for a server that is down.
     """
     with ThreadPoolExecutor(max_workers=len(conninfos)) as pool:
         answers = dict(zip(conninfos, pool.map(lambda info: _ask(info, timeout), conninfos.values()), strict=True))

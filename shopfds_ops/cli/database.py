@@ -129,18 +129,18 @@ def reset_db(yes: YesOption = False, format: FormatOption = Format.table) -> Non
       shopfds reset-db
       shopfds reset-db --yes && shopfds seed
     """
-    from shopfds_ops import console, migrations
+    from shopfds_ops import console, data, migrations
     from shopfds_ops.result import Message, Result
 
-    conninfo = _conninfo()
+    live = open_stack().live
     schemas = ", ".join(migrations.SERVICES.values())
     confirm(f"This drops all tables of the schemas {schemas} with all their rows. Go on?", yes)
     with console.progress() as sink:
-        moves = migrations.reset(conninfo, sink)
+        moves = data.reset(live, sink)
     message = Message(
         "ok",
         f"schemas {schemas} are new and empty: {migrations.moved(moves)}",
-        "`shopfds seed` fills them; `shopfds blacklist rebuild` empties the copy in Redis as well",
+        "`shopfds seed` fills them",
     )
     finish(Result("reset-db", {"moves": moves}, (), (message,)), format)
 

@@ -98,7 +98,7 @@ def execute(
     stack = open_stack()
     target = stack.topology.node(node)
     client = stack.component(target.component).client(stack.live, target)
-    raise typer.Exit(stack.engine.attach(target, command or client.argv, environment=client.environment))
+    raise typer.Exit(stack.engine.attach(target, client.argv(command or ()), environment=client.environment))
 
 
 def kill(

@@ -55,8 +55,18 @@ class Report:
 class Client:
     """The command-line client of a node's server, ready to use: what `shopfds exec NODE` runs."""
 
-    argv: tuple[str, ...]
+    program: tuple[str, ...]
+    """The client with the options that connect it."""
+    arguments: tuple[str, ...] = ()
+    """What it is asked when the operator asks nothing."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """For any command: it carries the credentials."""
+
+    def argv(self, command: Sequence[str]) -> tuple[str, ...]:
+        """The operator's command; the client itself gets its connection in front of the operator's arguments."""
+        if not command:
+            return self.program + self.arguments
+        return (*self.program, *command[1:]) if command[0] == self.program[0] else tuple(command)
 
 
 class Component(ABC):

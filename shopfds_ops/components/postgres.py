@@ -135,7 +135,7 @@ class Postgres(Component):
         target = REPLICA if node.name == REPLICA else PRIMARY
         return Client(
             ("psql",),
-            {
+            environment={
                 "PGHOST": live.engine.site.host(target),
                 "PGPORT": str(live.topology.node(target).port("postgres")),
                 "PGUSER": "postgres",

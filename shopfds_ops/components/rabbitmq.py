@@ -111,9 +111,9 @@ class RabbitMQ(Component):
 
     def client(self, live: Live, node: Node) -> Client:
         # What an operator who types no command wants of a broker is its queues; `rabbitmqctl` alone prints its usage.
-        argv = ("rabbitmqctl", "--vhost", live.settings.rabbitmq.vhost, "list_queues")
+        listed = ("--vhost", live.settings.rabbitmq.vhost, "list_queues")
         columns = ("name", "type", "messages_ready", "messages_unacknowledged", "consumers", "state")
-        return Client((*argv, *columns), node.environment)
+        return Client(("rabbitmqctl",), (*listed, *columns), node.environment)
 
     # -- health --------------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ class RedisCluster(Component):
         host = live.engine.site.host(node.name)
         return Client(
             ("redis-cli", "-c", "-h", host, "-p", str(node.port("client")), "--user", ADMIN),
-            {"REDISCLI_AUTH": live.secrets["REDIS_ADMIN_PASSWORD"]},
+            environment={"REDISCLI_AUTH": live.secrets["REDIS_ADMIN_PASSWORD"]},
         )
 
 

@@ -15,7 +15,7 @@ from shopfds_ops.seed.market import Market
 from shopfds_ops.seed.orders import OrderBook
 from shopfds_ops.seed.patterns import START, Walk
 from shopfds_ops.seed.plan import Plan
-from shopfds_ops.seed.rows import DAY, Chunk, FirstIds, clock, days, money, rows
+from shopfds_ops.seed.rows import DAY, Chunk, FirstIds, clock, days, joined, money, rows
 
 VERSION = 1
 """Raised when the same plan gives other rows: a batch begun by another version cannot be continued."""
@@ -23,8 +23,12 @@ VERSION = 1
 SIGNUP_DAYS = 730
 """Users sign up and products appear within so many days before the first order."""
 
-CHUNK = 20_000
-"""Users, products or orders per chunk."""
+CHUNK = 50_000
+"""Users, products or orders per chunk. Every chunk visits nearly every page of the indexes that are not in the order of
+the rows: small ones make a server whose memory holds less than these indexes write the same pages again and again."""
+
+PIECE = 10_000
+"""Orders that are held as single lines before they are joined: lines take several times the memory of their text."""
 
 NO_PASSWORD = "!seeded"  # noqa: S105 - a marker, as in /etc/shadow
 """Not the output of any password hash, so nobody can log in as a seeded user. A known password for all would be a back
@@ -102,13 +106,13 @@ class Generator:
         thrown away, which costs one core some seconds per million, and no memory."""
         slots = iter(Walk(self._plan, self._market.homes, len(catalogue.COUNTRIES), self._market.random("orders")))
         book = OrderBook(self._market)
-        for start in range(0, done, size):
-            book.write(slots, min(size, done - start))
+        for start in range(0, done, PIECE):
+            book.write(slots, min(PIECE, done - start))
         while done < self._plan.orders:
-            count = min(size, self._plan.orders - done)
-            made = book.write(slots, count)
-            done += count
-            yield Chunk("orders", done, made)
+            end = min(done + size, self._plan.orders)
+            pieces = [book.write(slots, min(PIECE, end - start)) for start in range(done, end, PIECE)]
+            done = end
+            yield Chunk("orders", done, tuple(map(joined, zip(*pieces, strict=True))))
 
     def _moment(self, share: float) -> str:
         at = int(share * SIGNUP_DAYS * DAY)

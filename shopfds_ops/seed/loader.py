@@ -27,8 +27,8 @@ from shopfds_ops.seed.rows import COLUMNS, Chunk, FirstIds, Stage
 
 Mode = Literal["refuse", "append", "reset", "if-empty"]
 
-AHEAD = 2
-"""Chunks that are generated while others are loaded. More would only cost memory: the server is the slower side."""
+AHEAD = 1
+"""Chunks that wait while one is loaded and one is generated. More would only cost memory: the server is the slower."""
 
 SEQUENCES = {
     "user": "ecommerce.users",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -62,6 +62,12 @@ class Chunk:
 def rows(table: str, lines: Sequence[str]) -> Rows:
     """Finished lines, joined."""
     return Rows(table, len(lines), "".join(lines).encode("ascii"))
+
+
+def joined(pieces: Iterable[Rows]) -> Rows:
+    """Rows of one table that follow each other."""
+    parts = tuple(pieces)
+    return Rows(parts[0].table, sum(part.count for part in parts), b"".join(part.data for part in parts))
 
 
 def money(cents: int) -> str:

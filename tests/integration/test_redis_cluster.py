@@ -453,7 +453,9 @@ def test_the_health_check_of_a_node_tells_a_live_server_from_a_dead_one(nodes: N
 
 def test_the_client_is_ready_to_use_and_shows_no_password(nodes: Nodes) -> None:
     client = nodes.component.client(nodes.live, nodes.topology.node(NAMES[0]))
-    done = nodes.execute(nodes.topology.node(NAMES[0]), (*client.argv, "get", "key:7"), environment=client.environment)
+    done = nodes.execute(
+        nodes.topology.node(NAMES[0]), client.argv(("redis-cli", "get", "key:7")), environment=client.environment
+    )
     assert done.stdout.strip() == "7"
 
 

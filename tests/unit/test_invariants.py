@@ -177,7 +177,7 @@ def test_the_clients_that_exec_offers_have_no_secret_on_their_command_line(world
     live = Live(world.settings, PASSWORDS, world.stack.engine, world.topology)
     by_name = {component.name: component for component in COMPONENTS}
     for node in world.topology:
-        argv = " ".join(by_name[node.component].client(live, node).argv)
+        argv = " ".join(by_name[node.component].client(live, node).argv(()))
         assert not any(password in argv for password in PASSWORDS.values.values())
 
 

@@ -185,6 +185,18 @@ class BlacklistManager:
         """Changes of these targets (of all, if none is named), newest first."""
         return await self._record.history(targets, limit=limit)
 
+    async def outstanding(self) -> str | None:
+        """What `settle` would mend now, in words; None when the copy has everything. Changes nothing."""
+        try:
+            markers = await self._copy.markers()
+        except CopyUnavailableError as error:
+            return error.what
+        if None in markers:
+            return f"{markers.count(None)} of {len(markers)} parts of the copy are not known to be complete"
+        async with self._record.changing() as changing:
+            unapplied = len(await changing.unapplied())
+        return f"{unapplied} changes are not in the copy yet" if unapplied else None
+
     async def settle(self) -> tuple[Copied, str]:
         """Apply changes that the copy may lack, and restore parts of it that were lost. Cheap when there is nothing."""
         async with self._record.changing() as changing:
