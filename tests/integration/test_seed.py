@@ -16,16 +16,18 @@ from shopfds_ops import migrations
 from shopfds_ops.errors import DataError
 from shopfds_ops.events import Event, Progress
 from shopfds_ops.seed import checks, loader
+from shopfds_ops.seed.generator import CHUNK
 from shopfds_ops.seed.plan import Plan
 from shopfds_ops.seed.rows import COLUMNS
 
 SMALL = Plan(users=40, products=20, orders=400, reviews=100)
-LARGE = Plan(users=2000, products=500, orders=60_000, reviews=20_000)
+LARGE = Plan(users=2000, products=500, orders=CHUNK + 20_000, reviews=20_000)
 ROOT = Path(__file__).resolve().parents[2]
 
 RUN = """
 import sys
 from shopfds_ops.seed import loader
+from shopfds_ops.seed.generator import CHUNK
 from shopfds_ops.seed.plan import Plan
 
 users, products, orders, reviews = map(int, sys.argv[2:])
