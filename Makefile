@@ -46,7 +46,7 @@ test: setup ## lint, types, import rules, and all tests on real servers
 	@$(BIN)/pytest $(ARGS)
 
 bench: setup ## ratios against the same work by hand, in one table
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## stop everything, remove data, secrets, rendered files and .venv; ARGS="--yes" does not ask
 	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes $(ARGS); fi

@@ -1,27 +1,22 @@
 """The blacklist against the same work by hand, in one run: an order's check against a raw pipeline, and a large import.
 
-    python benchmarks/blacklist.py --redis 127.0.0.1:7000,127.0.0.1:7001 --conninfo "host=... dbname=..."
-
-Passwords come from $REDIS_APP_PASSWORD and from libpq's own ($PGPASSWORD, ~/.pgpass). It lists values of its own
-(reason `benchmark`) and takes them off afterwards. Rows go to stdout as JSON with --json.
+It lists values of its own (reason `benchmark`) and takes them off afterwards. Times are in milliseconds unless a row
+says seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import datetime as dt
 import gc
-import json
-import os
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
 
 from redis.asyncio.cluster import RedisCluster
 
+from benchmarks.row import Row
 from services.common.cache import Endpoint, cluster_client
 from services.fds.blacklist.entries import Kind, Order, Target
 from services.fds.blacklist.keys import Lengths, key_of, questions
@@ -31,21 +26,6 @@ ACTOR = "benchmark"
 RANGES = ("198.18.7.0/24", "198.19.0.0/16")
 LIMIT = 1.2
 IMPORT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; times in milliseconds unless the name says seconds."""
-
-    what: str
-    ours: float
-    by_hand: float | None
-    ratio: float | None
-    limit: float
-
-    @property
-    def kept(self) -> bool:
-        return (self.ours if self.ratio is None else self.ratio) <= self.limit
 
 
 def order(number: int) -> Order:
@@ -125,8 +105,10 @@ async def bulk(manager: BlacklistManager, entries: int) -> Row:
     return Row(f"import of {entries} entries, seconds", seconds, None, None, IMPORT_SECONDS)
 
 
-async def run(endpoints: list[Endpoint], conninfo: str, orders: int, entries: int) -> list[Row]:
-    password = os.environ.get("REDIS_APP_PASSWORD", "")
+async def run(
+    endpoints: Sequence[Endpoint], conninfo: str, password: str, orders: int = 5000, entries: int = 100_000
+) -> list[Row]:
+    """`password` is that of the Redis user shopfds; `conninfo` is of the role shopfds."""
     client = cluster_client(endpoints, "shopfds", password)
     try:
         async with BlacklistManager.connect(conninfo, endpoints, "shopfds", password) as manager:
@@ -139,29 +121,3 @@ async def run(endpoints: list[Endpoint], conninfo: str, orders: int, entries: in
             return rows
     finally:
         await client.aclose()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--redis", required=True, help="host:port of the nodes, separated by commas")
-    parser.add_argument("--conninfo", required=True, help="libpq conninfo of the primary, role shopfds")
-    parser.add_argument("--orders", type=int, default=5000)
-    parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    endpoints = [(host, int(port)) for host, _, port in (part.rpartition(":") for part in given.redis.split(","))]
-    rows = asyncio.run(run(endpoints, given.conninfo, given.orders, given.entries))
-    if given.json:
-        print(json.dumps([{**asdict(row), "kept": row.kept} for row in rows], indent=2))
-    else:
-        print(f"{'':<44} {'ours':>9} {'by hand':>9} {'ratio':>6} {'limit':>6}")
-        for row in rows:
-            hand = "" if row.by_hand is None else f"{row.by_hand:.3f}"
-            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-            mark = "[OK]" if row.kept else "[FAIL]"
-            print(f"{row.what:<44} {row.ours:>9.3f} {hand:>9} {ratio:>6} {row.limit:>6.1f} {mark}")
-    return 0 if all(row.kept for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

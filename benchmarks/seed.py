@@ -1,15 +1,11 @@
 """`seed` against `psql \\copy` of the very same rows into the same tables, indexes and constraints in place.
 
-    python -m benchmarks.seed --conninfo "host=... user=shopfds dbname=..." --scale 100
-
-The password comes from libpq's own ($PGPASSWORD, ~/.pgpass). The seeded tables are emptied: not for a database in use.
+The seeded tables are emptied: not for a database in use.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +20,7 @@ from benchmarks.row import Row
 from shopfds_ops import migrations
 from shopfds_ops.seed import checks, loader
 from shopfds_ops.seed.generator import Generator
-from shopfds_ops.seed.plan import LIMITS, Plan, scaled
+from shopfds_ops.seed.plan import Plan
 from shopfds_ops.seed.rows import COLUMNS, FirstIds
 
 LIMIT_DEFAULT, LIMIT_MILLION = 3.0, 1.5
@@ -39,27 +35,30 @@ from shopfds_ops.seed.plan import Plan
 users, products, orders, reviews, rng_seed = map(int, sys.argv[1:])
 plan = Plan(users=users, products=products, orders=orders, reviews=reviews, rng_seed=rng_seed)
 loader.seed(sys.stdin.read(), plan)
+# Not ru_maxrss: it remembers what the process was before it became this program.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
 
 
 def measure(conninfo: str, plan: Plan, limit: float, rounds: int = 3) -> list[Row]:
     """Whole processes, interpreter start included, by turns; the middle of `rounds`. Empties the database's tables."""
     migrations.migrate(conninfo)
-    by_hand, ours = [], []
+    by_hand, ours, memory = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="shopfds-bench-") as folder:
         files = _dump(plan, Path(folder))
         for _ in range(rounds):
             _empty(conninfo)
-            by_hand.append(_timed(_psql(files), conninfo))
+            by_hand.append(_timed(_psql(files), conninfo)[0])
             copied = loader.counts(conninfo)
             _empty(conninfo)
-            ours.append(_timed([sys.executable, "-c", OURS, *map(str, _sizes(plan))], conninfo))
+            seconds, kilobytes = _timed([sys.executable, "-c", OURS, *map(str, _sizes(plan))], conninfo)
+            ours.append(seconds)
+            memory = max(memory, int(kilobytes) / 1024)
             if loader.counts(conninfo) != copied:
                 raise RuntimeError(f"not the same rows: {loader.counts(conninfo)}, by hand {copied}")
     broken = [item for item in checks.check(conninfo) if item.violations]
     if broken:
         raise RuntimeError(f"the seeded rows do not agree: {broken}")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     mine, theirs = statistics.median(ours), statistics.median(by_hand)
     return [
         Row(f"seed of {plan.orders} orders, s", mine, theirs, mine / theirs, limit),
@@ -90,39 +89,17 @@ def _psql(files: dict[str, Path]) -> list[str]:
     return command
 
 
-def _timed(command: list[str], conninfo: str) -> float:
-    """Seconds of one process; it finds the database by libpq's environment, or by the conninfo on its stdin."""
+def _timed(command: list[str], conninfo: str) -> tuple[float, str]:
+    """Seconds of one process, and what it printed; it finds the database by libpq's environment, or by the conninfo on its stdin."""
     given = conninfo_to_dict(conninfo)
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
     environment = os.environ | {variable: str(given[name]) for name, variable in names.items() if name in given}
     started = time.perf_counter()
-    subprocess.run(command, input=conninfo, text=True, env=environment, check=True)
-    return time.perf_counter() - started
+    done = subprocess.run(command, input=conninfo, text=True, env=environment, check=True, stdout=subprocess.PIPE)
+    return time.perf_counter() - started, done.stdout
 
 
 def _empty(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         tables = ", ".join((*COLUMNS, "ecommerce.seed_batches"))
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
-
-
-def main() -> None:
-    """Print the rows; exit 1 where a limit is not kept."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--conninfo", required=True, help="a database that may be emptied, as role shopfds")
-    parser.add_argument("--scale", type=float, default=1.0, help="100 is a million orders")
-    for name in LIMITS:
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    plan = scaled(Plan(), given.scale, {name: getattr(given, name) for name in LIMITS})
-    limit = LIMIT_MILLION if plan.orders >= 1_000_000 else LIMIT_DEFAULT
-    found = measure(given.conninfo, plan, limit, given.rounds)
-    for row in found:
-        by_hand = "" if row.by_hand is None else f"  by hand {row.by_hand:8.2f}  ratio {row.ratio:5.2f}"
-        print(f"{row.what:<36} {row.ours:8.2f}{by_hand}  limit {row.limit:g}  {'kept' if row.kept else 'NOT KEPT'}")
-    sys.exit(0 if all(row.kept for row in found) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,9 +19,11 @@ as() {
     user=$1; shift
     if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups "$@"; else "$@"; fi
 }
-mkdir -p "$W/pg" "$W/rabbit" "$W/log"
-for n in 1 2 3 4 5 6; do mkdir -p "$W/redis$n"; done
-if [ "$(id -u)" = 0 ]; then chown postgres "$W/pg"; chown redis "$W"/redis?; chown rabbitmq "$W/rabbit"; fi
+mkdir -p "$W/volumes/pg" "$W/volumes/rabbit" "$W/log"
+for n in 1 2 3 4 5 6; do mkdir -p "$W/volumes/redis$n"; done
+if [ "$(id -u)" = 0 ]; then
+    chown postgres "$W/volumes/pg"; chown redis "$W"/volumes/redis?; chown rabbitmq "$W/volumes/rabbit"
+fi
 chmod 755 "$W"; cd "$W"
 
 # The broker takes longest: first.
@@ -35,43 +37,44 @@ load_definitions = $DEFINITIONS
 log.console = true
 END
 echo '[rabbitmq_management,rabbitmq_prometheus].' > enabled_plugins
-as rabbitmq env HOME="$W/rabbit" RABBITMQ_NODENAME=rabbit@localhost RABBITMQ_CONF_ENV_FILE=/dev/null \
+as rabbitmq env HOME="$W/volumes/rabbit" RABBITMQ_NODENAME=rabbit@localhost RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_CONFIG_FILE="$W/rabbitmq" RABBITMQ_ENABLED_PLUGINS_FILE="$W/enabled_plugins" RABBITMQ_LOGS=- \
-    RABBITMQ_MNESIA_BASE="$W/rabbit/mnesia" RABBITMQ_DIST_PORT=$RABBIT_DIST ERL_EPMD_PORT=$RABBIT_EPMD \
+    RABBITMQ_MNESIA_BASE="$W/volumes/rabbit/mnesia" RABBITMQ_DIST_PORT=$RABBIT_DIST ERL_EPMD_PORT=$RABBIT_EPMD \
     ERL_EPMD_ADDRESS=127.0.0.1 "$RABBIT_BIN/rabbitmq-server" > log/rabbitmq 2>&1 &
-echo $! > rabbit.pid
 
 for n in 1 2 3 4 5 6; do
-    as redis redis-server --port $((REDIS + n - 1)) --dir "$W/redis$n" --cluster-enabled yes --appendonly yes \
+    as redis redis-server --port $((REDIS + n - 1)) --dir "$W/volumes/redis$n" --cluster-enabled yes --appendonly yes \
         --cluster-node-timeout 5000 --bind 127.0.0.1 --requirepass "$PASSWORD" --masterauth "$PASSWORD" \
         > log/redis$n 2>&1 &
-    echo $! > redis$n.pid
 done
 
-as postgres "$PG_BIN/initdb" -D pg/primary -U postgres --auth=trust --encoding=UTF8 --locale=C.UTF-8 \
+as postgres "$PG_BIN/initdb" -D volumes/pg/primary -U postgres --auth=trust --encoding=UTF8 --locale=C.UTF-8 \
     --data-checksums > log/initdb
-cat >> pg/primary/postgresql.conf <<END
+cat >> volumes/pg/primary/postgresql.conf <<END
 port = $PG
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 wal_log_hints = on
 END
-as postgres "$PG_BIN/postgres" -D pg/primary > log/primary 2>&1 &
-echo $! > primary.pid
+as postgres "$PG_BIN/postgres" -D volumes/pg/primary > log/primary 2>&1 &
 until "$PG_BIN/pg_isready" -q -h 127.0.0.1 -p "$PG"; do sleep 0.1; done
 psql -h 127.0.0.1 -p "$PG" -U postgres -qc "CREATE ROLE replicator LOGIN REPLICATION" -c "CREATE DATABASE shopfds"
-as postgres "$PG_BIN/pg_basebackup" -d "host=127.0.0.1 port=$PG user=replicator" -D pg/replica -R -C -S replica -c fast
-sed -i "s/^port = .*/port = $PG_REPLICA/" pg/replica/postgresql.conf
-as postgres "$PG_BIN/postgres" -D pg/replica > log/replica 2>&1 &
-echo $! > replica.pid
+as postgres "$PG_BIN/pg_basebackup" -d "host=127.0.0.1 port=$PG user=replicator" -D volumes/pg/replica \
+    -R -C -S replica -c fast
+sed -i "s/^port = .*/port = $PG_REPLICA/" volumes/pg/replica/postgresql.conf
+as postgres "$PG_BIN/postgres" -D volumes/pg/replica > log/replica 2>&1 &
 
 export REDISCLI_AUTH="$PASSWORD"
 hosts=""; for n in 1 2 3 4 5 6; do hosts="$hosts 127.0.0.1:$((REDIS + n - 1))"; done
 redis-cli --cluster create $hosts --cluster-replicas 1 --cluster-yes > log/create
-until [ "$(redis-cli -p "$REDIS" cluster nodes | grep -c ' slave .* connected')" = 3 ] \
-    && redis-cli -p "$REDIS" cluster info | grep -q cluster_state:ok \
-    && for n in 1 2 3 4 5 6; do redis-cli -p $((REDIS + n - 1)) info replication \
-        | grep -qE 'connected_slaves:1|master_link_status:up' || exit 1; done; do sleep 0.1; done
+linked() {
+    redis-cli -p "$REDIS" cluster info | grep -q cluster_state:ok || return 1
+    for n in 1 2 3 4 5 6; do
+        redis-cli -p $((REDIS + n - 1)) info replication \
+            | grep -qE 'connected_slaves:1|master_link_status:up' || return 1
+    done
+}
+until linked; do sleep 0.1; done
 
 until "$PG_BIN/pg_isready" -q -h 127.0.0.1 -p "$PG_REPLICA" && [ "$(psql -h 127.0.0.1 -p "$PG" -U postgres -Atc \
     "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")" = 1 ]; do sleep 0.1; done

@@ -16,8 +16,6 @@ from shopfds_ops.components.base import Live, Report
 from shopfds_ops.errors import DataError, ShopfdsError
 from shopfds_ops.events import Sink
 from shopfds_ops.result import Problem, Table
-from shopfds_ops.seed import loader
-from shopfds_ops.seed.plan import Plan
 from shopfds_ops.steps import Step
 
 NAME = "data"
@@ -71,6 +69,10 @@ class DataReport:
 
 def steps(live: Live) -> Sequence[Step]:
     """Migrate, seed, and complete the blacklist's copy, as steps of the graph: in this order."""
+
+    # The generator's word lists take longer to import than `status` has to spare.
+    from shopfds_ops.seed import loader  # noqa: PLC0415
+    from shopfds_ops.seed.plan import Plan  # noqa: PLC0415
 
     def check_migrations() -> str | None:
         pending = migrations.pending(postgres.conninfo(live, "shopfds"))
