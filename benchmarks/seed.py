@@ -90,7 +90,10 @@ def _psql(files: dict[str, Path]) -> list[str]:
 
 
 def _timed(command: list[str], conninfo: str) -> tuple[float, str]:
-    """Seconds of one process, and what it printed; it finds the database by libpq's environment, or by the conninfo on its stdin."""
+    """Seconds of one process, and what it printed.
+
+    It finds the database by libpq's environment, or by the conninfo on its stdin.
+    """
     given = conninfo_to_dict(conninfo)
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
     environment = os.environ | {variable: str(given[name]) for name, variable in names.items() if name in given}
