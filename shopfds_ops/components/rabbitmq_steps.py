@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.common.broker import Broker, BrokerAccessError, BrokerError, broker_report, management
@@ -35,6 +36,7 @@ def broker(live: Live) -> Broker:
         user=live.settings.rabbitmq.user,
         password=live.secrets[PASSWORD],
         management=live.address(NODE, "management"),
+        metrics=live.address(NODE, "prometheus"),
     )
 
 
@@ -65,7 +67,7 @@ def _access_missing(live: Live) -> Callable[[], str | None]:
 
 
 def _guest_can_log_in(ours: Broker) -> bool:
-    guest = Broker(ours.host, ours.port, ours.vhost, "guest", "guest", ours.management)
+    guest = replace(ours, user="guest", password="guest")  # noqa: S106  the default that everybody knows
     try:
         management(guest, "whoami")
     except BrokerAccessError:

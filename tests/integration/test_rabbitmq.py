@@ -282,6 +282,48 @@ def test_the_report_fits_a_terminal_and_finds_a_healthy_broker_healthy(live: Liv
         assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= 78
 
 
+def test_the_report_counts_what_waits_what_is_being_worked_on_and_who_works(
+    live: Live, ours: Broker, channel: BlockingChannel
+) -> None:
+    mend(live)
+    channel.queue_purge("fds")
+    for _ in range(3):
+        publish(channel, "fds")
+    channel.basic_qos(prefetch_count=1)
+    method, _, _ = next(channel.consume("fds"))
+    deadline = Deadline(15)
+    seen: tuple[int | None, ...] = ()
+    while seen != (2, 1, 1) and not deadline.passed:
+        (queue,) = [queue for queue in broker_report(ours).queues if queue.name == "fds"]
+        seen = (queue.ready, queue.unacked, queue.consumers)
+    channel.basic_ack(method.delivery_tag)
+    channel.cancel()
+    channel.queue_purge("fds")
+    assert seen == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "limit"),
+    [("memory", ("set_vm_memory_high_watermark", "absolute", "1MiB")), ("disk", ("set_disk_free_limit", str(10**15)))],
+)
+def test_an_alarm_that_holds_publishers_back_is_a_problem(live: Live, alarm: str, limit: tuple[str, ...]) -> None:
+    found = RabbitMQ().report(live).data
+    usual = {"memory": found.memory_limit, "disk": found.disk_free_limit}[alarm]
+    control(live, *limit)
+    try:
+        deadline = Deadline(30)
+        while RabbitMQ().report(live).data.alarms != (alarm,) and not deadline.passed:
+            time.sleep(0.1)
+        (problem,) = RabbitMQ().report(live).problems
+        assert f"{alarm} alarm" in problem.what
+    finally:
+        control(live, *limit[:-1], str(usual))
+    deadline = Deadline(30)
+    while RabbitMQ().report(live).data.alarms != () and not deadline.passed:
+        time.sleep(0.1)
+    assert RabbitMQ().report(live).healthy
+
+
 def test_a_broker_that_is_down_is_a_problem_with_a_remedy(live: Live) -> None:
     node = live.topology.node("rabbitmq")
     live.engine.stop([node])
@@ -297,3 +339,5 @@ def test_a_broker_that_is_down_is_a_problem_with_a_remedy(live: Live) -> None:
     while RabbitMQ().probe(live, node) is not None and not deadline.passed:
         time.sleep(0.1)
     assert mend(live)["rabbitmq.access"] is False
+    first = broker_report(broker(live))
+    assert None not in (first.version, first.uptime, first.memory, first.memory_limit, first.disk_free, first.alarms)

@@ -24,6 +24,7 @@ from services.common.broker import (
     QueueReport,
     broker_report,
 )
+from services.common.broker_metrics import Scrape
 from services.common.broker_proof import login, prove
 from shopfds_ops import render
 from shopfds_ops.components.base import Plan
@@ -193,7 +194,7 @@ def silent() -> Iterator[Broker]:
     """An address where something accepts connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-        yield Broker(address[0], address[1], "shopfds", "shopfds", PASSWORD, address)
+        yield Broker(address[0], address[1], "shopfds", "shopfds", PASSWORD, address, address)
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def closed() -> Broker:
     """An address where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-    return Broker(address[0], address[1], "shopfds", "shopfds", PASSWORD, address)
+    return Broker(address[0], address[1], "shopfds", "shopfds", PASSWORD, address, address)
 
 
 def test_the_password_is_not_in_a_brokers_repr(closed: Broker) -> None:
@@ -253,3 +254,50 @@ def test_a_queue_without_leader_or_without_figures_after_a_while_is_leaderless()
     assert report(3600, uncounted, queue()).leaderless == (uncounted,)
     assert report(3, unled).leaderless == (unled,)
     assert report(3600, queue(type="classic", ready=None)).leaderless == ()
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+SCRAPE = """\
+# TYPE rabbitmq_queue_messages_ready gauge
+# HELP rabbitmq_queue_messages_ready Messages ready to be delivered to consumers
+rabbitmq_queue_messages_ready{vhost="shopfds",queue="fds"} 7
+rabbitmq_queue_messages_ready{vhost="other",queue="fds"} 8
+rabbitmq_queue_messages_ready{vhost="shopfds",queue="ecommerce",queue_type="quorum"} 0
+rabbitmq_queue_consumer_utilisation{vhost="shopfds",queue="fds"} NaN
+rabbitmq_process_resident_memory_bytes 1.5e8
+rabbitmq_erlang_uptime_seconds 19.941 1795448750000
+rabbitmq_resident_memory_limit_bytes undefined
+rabbitmq_build_info{rabbitmq_version="4.1.0",erlang_version="27.3"} 1
+"""
+
+
+def test_a_figure_is_found_by_its_name_and_labels() -> None:
+    scrape = Scrape(SCRAPE)
+    assert scrape.count("rabbitmq_queue_messages_ready", vhost="shopfds", queue="fds") == 7
+    assert scrape.count("rabbitmq_queue_messages_ready", vhost="other", queue="fds") == 8
+    assert scrape.count("rabbitmq_queue_messages_ready", vhost="shopfds", queue="ecommerce") == 0
+    assert scrape.count("rabbitmq_process_resident_memory_bytes") == 150_000_000
+    assert scrape.figure("rabbitmq_erlang_uptime_seconds") == 19.941
+    assert scrape.labels("rabbitmq_build_info")["rabbitmq_version"] == "4.1.0"
+
+
+def test_what_was_not_measured_is_unknown_and_not_zero() -> None:
+    scrape = Scrape(SCRAPE)
+    assert scrape.count("rabbitmq_queue_messages_ready", vhost="shopfds", queue="proof") is None
+    assert scrape.count("rabbitmq_queue_consumers", vhost="shopfds", queue="fds") is None
+    assert scrape.figure("rabbitmq_queue_consumer_utilisation", vhost="shopfds", queue="fds") is None
+    assert scrape.count("rabbitmq_resident_memory_limit_bytes") is None
+    assert Scrape("").labels("rabbitmq_build_info") == {}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 2**53))
+def test_a_queue_of_any_name_is_found(name: str, ready: int) -> None:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    scrape = Scrape(f'ready{{vhost="v",queue="{escaped}"}} {ready}\nready{{vhost="w",queue="{escaped}"}} 1\n')
+    assert scrape.count("ready", vhost="v", queue=name) == ready
+
+
+@given(st.text())
+def test_no_text_breaks_the_reader(text: str) -> None:
+    assert Scrape(text).figure("no such name") is None
