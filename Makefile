@@ -3,8 +3,9 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ENGINE ?= auto
+ifdef ENGINE
 export SHOPFDS_ENGINE := $(ENGINE)
+endif
 .DEFAULT_GOAL := help
 
 help: ## list the targets

@@ -51,7 +51,11 @@ def nodes(stack: Stack) -> tuple[NodeReport, ...]:
     return tuple(_node(node, states.get(node.name)) for node in stack.topology)
 
 
-def nodes_table(found: Sequence[NodeReport], title: str) -> Table:
+def nodes_table(stack: Stack, found: Sequence[NodeReport]) -> Table:
+    """The nodes, below what runs them: the engine and the versions of the servers."""
+    servers = dict.fromkeys(node.image for node in stack.topology)
+    versions = ", ".join(f"{name} {'.'.join(map(str, stack.engine.site.version(name)))}" for name in servers)
+    title = f"Nodes of '{stack.settings.project}' (engine {stack.engine.name}: {versions})"
     now = dt.datetime.now(dt.UTC)
     rows = tuple(
         (
@@ -76,8 +80,7 @@ def status(stack: Stack, component: str | None = None) -> Result:
     found = nodes(stack)
     wanted = [item for item in stack.components if component in (None, item.name)]
     shown = tuple(node for node in found if component in (None, NODES, node.component))
-    title = f"Nodes of '{stack.settings.project}' (engine {stack.engine.name})"
-    tables = [nodes_table(shown, title)] if component != data.NAME else []
+    tables = [nodes_table(stack, shown)] if component != data.NAME else []
     problems = _node_problems(shown)
     content: dict[str, Any] = {"engine": stack.engine.name, "nodes": shown}
     if any(node.state in ALIVE for node in found):

@@ -27,8 +27,7 @@ def ps(format: FormatOption = Format.table) -> None:
 
     stack = open_stack()
     found = nodes(stack)
-    title = f"Nodes of '{stack.settings.project}' (engine {stack.engine.name})"
-    finish(Result("ps", found, (nodes_table(found, title),)), format)
+    finish(Result("ps", found, (nodes_table(stack, found),)), format)
 
 
 def logs(

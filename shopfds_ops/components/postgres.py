@@ -165,7 +165,11 @@ class Postgres(Component):
         except psycopg.Error as error:
             said = " ".join(str(error).split())
             if "password authentication failed" in said:
-                said += " (the superuser's password in .env is not the one the data were made with: restore it)"
+                raise StepError(
+                    f"{node.name} refuses the superuser's password",
+                    remedy="restore POSTGRES_PASSWORD in .env to the value that the data were made with",
+                    details=said,
+                ) from None
             return f"does not accept connections yet: {said}"
         in_recovery = row is not None and row[0]
         if in_recovery != (node.role == "replica"):

@@ -23,6 +23,7 @@ from shopfds_ops.result import Problem, Table
 from shopfds_ops.secrets import Secrets
 from shopfds_ops.settings import REDIS_BUS_OFFSET, REDIS_NODES
 from shopfds_ops.steps import Step
+from shopfds_ops.text import bytes_text
 from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
 CONFIG = "redis/redis-cluster.conf"
@@ -114,17 +115,22 @@ class RedisCluster(Component):
         # An election may have to time out first, a shard to be copied: failed links are seen after a node timeout.
         patience = 60.0 + 4 * live.settings.redis.node_timeout_ms / 1000
 
-        def whole(sink: Sink) -> None:
-            mend(access, sink, patience)
+        def whole(sink: Sink, *, linked: bool) -> None:
+            mend(access, sink, patience, linked=linked)
 
         return (
-            Step(f"{self.name}.create", partial(missing, access), whole, requires=names),
-            Step(f"{self.name}.replicas", lambda: unlinked(access.look()), whole, requires=(f"{self.name}.create",)),
+            Step(f"{self.name}.create", partial(missing, access), partial(whole, linked=False), requires=names),
+            Step(
+                f"{self.name}.replicas",
+                lambda: unlinked(access.look()),
+                partial(whole, linked=True),
+                requires=(f"{self.name}.create",),
+            ),
             Step(
                 f"{self.name}.heartbeat-keys",
                 partial(_hidden_shard, access),
                 partial(_write_heartbeats, access),
-                requires=(f"{self.name}.replicas",),
+                requires=(f"{self.name}.create",),
             ),
         )
 
@@ -270,7 +276,7 @@ def _row(node: ClusterNode) -> tuple[str, ...]:
     slots = ", ".join(ranges[:1]) + (f" +{len(ranges) - 1}" if len(ranges) > 1 else "")
     if node.role == "replica":
         slots = f"of {(node.master or 'unknown')[:12]}"
-    memory = "unknown" if node.memory is None else f"{node.memory / 2**20:.1f} MB"
+    memory = bytes_text(node.memory)
     link = {None: "-", True: "up", False: "down"}[node.link] if node.reachable else node.status
     return (
         node.name,

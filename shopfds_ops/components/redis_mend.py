@@ -69,8 +69,8 @@ def missing(access: Access) -> str | None:
     return None if decision.whole else str(decision)
 
 
-def mend(access: Access, sink: Sink, seconds: float) -> None:
-    """Apply the plan until the cluster is whole and its replicas are linked.
+def mend(access: Access, sink: Sink, seconds: float, *, linked: bool) -> None:
+    """Apply the plan until the cluster is whole and, if `linked`, until its replicas have their masters' data.
 
     Raises StepError when the operator must decide, or when it is not whole within `seconds`.
     """
@@ -84,7 +84,7 @@ def mend(access: Access, sink: Sink, seconds: float) -> None:
         if decision.blocked is not None:
             problem = decision.blocked
             raise StepError(str(decision), remedy=problem.remedy)
-        said = str(decision) if not decision.whole else unlinked(views)
+        said = str(decision) if not decision.whole else unlinked(views) if linked else None
         if said is None:
             return
         if limit.passed:
@@ -102,8 +102,8 @@ def mend(access: Access, sink: Sink, seconds: float) -> None:
 
 
 def _tell(actions: Sequence[Action], sink: Sink) -> None:
-    """Each reason once, however many nodes it concerns; a loss of keys is a warning."""
-    for text, action in {str(action): action for action in actions}.items():
+    """What is mended; a loss of keys is a warning. Making a new cluster is no mending."""
+    for text, action in {str(action): action for action in actions if not isinstance(action, Create | Open)}.items():
         sink(Note("warning" if isinstance(action, AddSlots) else "info", f"redis-cluster: {text}"))
 
 

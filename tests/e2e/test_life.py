@@ -277,6 +277,24 @@ def test_a_rotated_password_is_noticed_by_doctor_and_put_in_force_by_up(project:
     assert "rotated-by-hand" not in said.stdout + said.stderr
 
 
+def test_a_wrong_superuser_password_is_named_at_once_and_the_data_stay(project: Project) -> None:
+    count = users(project)
+    env = project.folder / ".env"
+    before = env.read_text()
+    env.write_text(before.replace("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD=wrong", 1))
+    try:
+        began = time.monotonic()
+        said = project.run("up", "--no-seed", "--timeout", "100")
+        assert said.returncode == 1
+        assert "refuses the superuser's password" in said.stderr
+        assert "restore POSTGRES_PASSWORD" in said.stderr
+        assert time.monotonic() - began < 60
+    finally:
+        env.write_text(before)
+    project.ok("up", "--no-seed")
+    assert users(project) == count
+
+
 def test_a_lost_secret_is_not_replaced_while_data_need_it(project: Project) -> None:
     env = project.folder / ".env"
     before = env.read_text()
