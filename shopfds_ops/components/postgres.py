@@ -305,8 +305,8 @@ class Postgres(Component):
                 str(member.timeline or "-"),
                 member.sent_lsn or "-",
                 member.replayed_lsn or "-",
-                bytes_text(member.lag_bytes) if member.role == "replica" else "-",
-                seconds_text(member.lag_seconds) if member.role == "replica" else "-",
+                "-" if member.role == "primary" else bytes_text(member.lag_bytes),
+                "-" if member.role == "primary" else seconds_text(member.lag_seconds),
             )
             for member in found.members
         )
