@@ -122,6 +122,8 @@ def checked(targets: Sequence[Target], verdict: Verdict, now: dt.datetime) -> Re
     messages: list[Message] = []
     if verdict.source == "replica":
         messages.append(Message("warning", f"a replica answered: {verdict.detour}"))
+    elif verdict.source == "master" and verdict.detour:
+        messages.append(Message("warning", f"Redis Cluster answered: {verdict.detour}", "`shopfds status postgres`"))
     elif verdict.source == "record":
         messages.append(
             Message(

@@ -19,6 +19,8 @@ from shopfds_ops.result import Problem, Table
 from shopfds_ops.steps import Step
 
 NAME = "data"
+SERVER = "postgres"
+"""The component that holds it."""
 MIGRATE = "data.migrate"
 SEED = "data.seed"
 BLACKLIST = "data.blacklist"
@@ -107,19 +109,19 @@ def steps(live: Live) -> Sequence[Step]:
     )
 
 
-def reset(live: Live, sink: Sink) -> list[migrations.Move]:
-    """Drop all tables and create the latest schema; then the copy must forget the entries that the record lost.
+def migrate(live: Live, service: str | None, revision: str, sink: Sink) -> list[migrations.Move]:
+    """Bring schemas to a revision; where that dropped the blacklist's record, its copy forgets the entries as well."""
+    moves = migrations.migrate(postgres.conninfo(live, "shopfds"), service, revision, sink)
+    if any(move.service == "fds" and move.direction == "downgrade" for move in moves):
+        _distrust_copy(live)
+    return moves
 
-    Raises ShopfdsError if it cannot: the schema is new all the same.
-    """
+
+def reset(live: Live, sink: Sink) -> list[migrations.Move]:
+    """Drop all tables and create the latest schema; the blacklist's copy forgets the entries that the record lost."""
     moves = migrations.reset(postgres.conninfo(live, "shopfds"), sink)
-    try:
-        blacklist.run(live, BlacklistManager.rebuild)
-    except ShopfdsError as error:
-        raise DataError(
-            f"the tables are new, but the blacklist's copy in Redis Cluster still holds old entries: {error.what}",
-            remedy="`shopfds up`, then `shopfds blacklist rebuild`",
-        ) from None
+    _distrust_copy(live)
+    _settle(live)
     return moves
 
 
@@ -185,6 +187,17 @@ def _copy_lacks(live: Live) -> str | None:
         return blacklist.run(live, BlacklistManager.outstanding)
     except ShopfdsError as error:
         return f"cannot be asked: {error.what}"
+
+
+def _distrust_copy(live: Live) -> None:
+    """Raises ShopfdsError if Redis Cluster cannot be reached: the schema has moved all the same."""
+    try:
+        blacklist.run(live, BlacklistManager.distrust)
+    except ShopfdsError as error:
+        raise DataError(
+            f"the schema has moved, but the blacklist's copy in Redis Cluster still holds old entries: {error.what}",
+            remedy="`shopfds up`, then `shopfds blacklist rebuild`",
+        ) from None
 
 
 def _settle(live: Live) -> None:

@@ -125,7 +125,7 @@ def _ports(stack: Stack) -> Iterator[Message]:
 
 def _secrets(stack: Stack) -> Iterator[Message]:
     path = stack.secrets_file
-    if not path.exists() and not stack.has_data:
+    if not path.exists() and not stack.servers_with_data:
         yield Message("ok", "not generated yet; the first `shopfds up` does it")
         return
     if secrets.open_to_others(path):
@@ -136,9 +136,9 @@ def _secrets(stack: Stack) -> Iterator[Message]:
     for component in stack.components:
         if not any(states[n.name].pid for n in stack.topology.of(component.name) if n.name in states):
             continue
-        for name, said in component.refused_secrets(live).items():
+        for problem in component.refused_secrets(live):
             refused += 1
-            yield Message("fail", f"{name} in .env is not the one in force: {said}", component.refused_remedy)
+            yield Message("fail", f"{problem.where} in .env is not in force: {problem.what}", problem.remedy)
     if not refused:
         yield Message("ok", f"{len(secrets.PURPOSES)} secrets present" + (", none refused" if states else ""))
 

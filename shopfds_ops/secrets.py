@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets as random_source
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 from shopfds_ops.errors import SecretsError
 from shopfds_ops.files import write_atomically
 
+# A name begins with the component (postgres, redis, rabbitmq) whose data are made with it.
 PURPOSES: Mapping[str, str] = {
     "POSTGRES_PASSWORD": "PostgreSQL superuser (postgres): initialization only",
     "POSTGRES_REPLICATOR_PASSWORD": "PostgreSQL replicator: streaming replication",
@@ -35,25 +36,19 @@ class Secrets:
         return self.values[name]
 
 
-def load(path: Path, *, may_generate: bool) -> Secrets:
-    """The secrets in `path`; those that are missing are generated and added where `may_generate` says that no data
-    was made with them yet. Lines that are not ours are kept.
+def load(path: Path, *, needed_by: Collection[str]) -> Secrets:
+    """The secrets in `path`; those that are missing are generated and added. Lines that are not ours are kept.
 
-    Raises SecretsError if the file cannot be read or written, or lacks a secret that data were made with.
+    `needed_by`: the servers (postgres, redis, rabbitmq) that have data already; their secrets cannot be made anew.
+    Raises SecretsError if one of those is missing, or if the file cannot be read or written.
     """
-    try:
-        text = path.read_text() if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecretsError(f"{path} cannot be read: {error}", remedy="correct its permissions or its content") from None
-    found = {
-        name: value
-        for name, value in dotenv_values(stream=io.StringIO(text), interpolate=False).items()
-        if name in PURPOSES and value
-    }
+    text = _text(path)
+    found = _ours(text)
     missing = [name for name in PURPOSES if name not in found]
-    if missing and not may_generate:
+    lost = [name for name in missing if name.split("_")[0].lower() in needed_by]
+    if lost:
         raise SecretsError(
-            f"{path} lacks {', '.join(missing)}, but the data were made with it",
+            f"{path} lacks {', '.join(lost)}, but the data were made with it",
             remedy="restore it from your backup (it is kept nowhere else), or start anew: `shopfds down --volumes`",
         )
     if missing:
@@ -74,15 +69,35 @@ def load(path: Path, *, may_generate: bool) -> Secrets:
     return Secrets({name: found[name] for name in PURPOSES})
 
 
+def read(path: Path) -> Secrets:
+    """The secrets in `path` as they are; generates nothing. Raises SecretsError if one is missing."""
+    found = _ours(_text(path))
+    missing = [name for name in PURPOSES if name not in found]
+    if missing:
+        raise SecretsError(
+            f"{path} lacks {', '.join(missing)}",
+            remedy="restore it from your backup; `shopfds up` makes those that no data need yet",
+        )
+    return Secrets(found)
+
+
 def present(path: Path) -> frozenset[str]:
     """The names of our secrets that the file holds; no values."""
-    try:
-        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecretsError(f"{path} cannot be read: {error}", remedy="correct its permissions or its content") from None
-    return frozenset(name for name in PURPOSES if values.get(name))
+    return frozenset(_ours(_text(path)))
 
 
 def open_to_others(path: Path) -> bool:
     """Whether anyone but the owner may read the file."""
     return path.exists() and bool(path.stat().st_mode & 0o077)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretsError(f"{path} cannot be read: {error}", remedy="correct its permissions or its content") from None
+
+
+def _ours(text: str) -> dict[str, str]:
+    values = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    return {name: value for name in PURPOSES if (value := values.get(name))}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from shopfds_ops import data
-from shopfds_ops.components.base import Live, Report
 from shopfds_ops.engines.base import NodeState, State
 from shopfds_ops.errors import UnknownNameError
 from shopfds_ops.result import Message, Problem, Result, Table
@@ -17,10 +16,10 @@ from shopfds_ops.stack import Stack
 from shopfds_ops.text import bytes_text, uptime_text
 from shopfds_ops.topology import Node
 
-ALIVE: frozenset[State] = frozenset({"running", "starting"})
+ALIVE: frozenset[State] = frozenset({"running"})
 MARKS: dict[State, str] = {
     "running": "[OK] running",
-    "starting": "[WARNING] starting",
+    "paused": "[FAIL] paused",
     "restarting": "[FAIL] restarting",
     "stopped": "[FAIL] stopped",
     "failed": "[FAIL] failed",
@@ -43,12 +42,16 @@ class NodeReport:
     memory: int | None
     memory_limit: int
     detail: str
+    expected: bool
+    """Whether it was asked to run; False for nodes that `up --only` or `--without` left out."""
 
 
-def nodes(stack: Stack) -> tuple[NodeReport, ...]:
+def nodes(stack: Stack, expected: Collection[str] | None = None) -> tuple[NodeReport, ...]:
     """Every node of the topology with its state; one that the engine does not know is stopped."""
     states = stack.engine.states()
-    return tuple(_node(node, states.get(node.name)) for node in stack.topology)
+    return tuple(
+        _node(node, states.get(node.name), expected is None or node.name in expected) for node in stack.topology
+    )
 
 
 def nodes_table(stack: Stack, found: Sequence[NodeReport]) -> Table:
@@ -60,7 +63,7 @@ def nodes_table(stack: Stack, found: Sequence[NodeReport]) -> Table:
     rows = tuple(
         (
             node.name,
-            MARKS[node.state],
+            MARKS[node.state] if node.expected or node.state in ALIVE else f"[SKIP] {node.state}",
             uptime_text(node.started_at, now),
             str(node.pid or "-"),
             " ".join(str(port) for port in node.ports) or "-",
@@ -71,38 +74,38 @@ def nodes_table(stack: Stack, found: Sequence[NodeReport]) -> Table:
     return Table(title, ("node", "state", "uptime", ">pid", "ports", ">memory"), rows)
 
 
-def status(stack: Stack, component: str | None = None) -> Result:
-    """The report of the whole stack, or of one part of it (a component, `nodes` or `data`). Exit code 1 if anything
-    in it is not healthy."""
+def status(stack: Stack, component: str | None = None, *, expected: Collection[str] | None = None) -> Result:
+    """The report of the whole stack, or of one part of it (a component, `nodes` or `data`).
+
+    Exit code 1 if anything in it is not healthy. With `expected` (node names), other nodes may be down.
+    """
     names = [item.name for item in stack.components]
     if component is not None and component not in {*names, NODES, data.NAME}:
         raise UnknownNameError("component", component, [*names, NODES, data.NAME])
-    found = nodes(stack)
-    wanted = [item for item in stack.components if component in (None, item.name)]
+    found = nodes(stack, expected)
     shown = tuple(node for node in found if component in (None, NODES, node.component))
     tables = [nodes_table(stack, shown)] if component != data.NAME else []
     problems = _node_problems(shown)
     content: dict[str, Any] = {"engine": stack.engine.name, "nodes": shown}
-    if any(node.state in ALIVE for node in found):
+    alive = {node.component for node in found if node.state in ALIVE}
+    if alive:
         live = stack.live
-        alive = {node.component for node in found if node.state in ALIVE}
-        work: list[Callable[[Live], Report]] = [item.report for item in wanted if item.name in alive]
-        if component in (None, data.NAME):
+        work = [item.report for item in stack.components if item.name in alive and component in (None, item.name)]
+        if component in (None, data.NAME) and data.SERVER in alive:
             work.append(data.report)
+        # A node that is down is named once, and one that was left out not at all.
+        told = {node.name for node in found if not node.expected} | {problem.where for problem in problems}
         with ThreadPoolExecutor(max_workers=max(1, len(work))) as pool:
             for report in pool.map(lambda ask: ask(live), work):
                 content[report.component] = report.data
                 tables += report.tables
-                down = {problem.where for problem in problems}
-                problems += [problem for problem in report.problems if problem.where not in down]
-    elif component == data.NAME:
-        problems.append(Problem(data.NAME, "nothing runs", "run `shopfds up`"))
+                problems += [problem for problem in report.problems if problem.where not in told]
     content["healthy"] = not problems
     content["problems"] = problems
-    return Result("status", content, tuple(tables), tuple(_messages(problems, found)), 1 if problems else 0)
+    return Result("status", content, tuple(tables), tuple(_messages(problems, shown)), 1 if problems else 0)
 
 
-def _node(node: Node, state: NodeState | None) -> NodeReport:
+def _node(node: Node, state: NodeState | None, expected: bool) -> NodeReport:
     state = state or NodeState(node.name, "stopped")
     return NodeReport(
         name=node.name,
@@ -115,23 +118,27 @@ def _node(node: Node, state: NodeState | None) -> NodeReport:
         memory=state.memory,
         memory_limit=node.resources.memory,
         detail=state.detail,
+        expected=expected,
     )
 
 
 def _node_problems(found: Sequence[NodeReport]) -> list[Problem]:
-    down = [node for node in found if node.state not in ALIVE]
+    down = [node for node in found if node.expected and node.state not in ALIVE]
     if down and len(down) == len(found) and all(node.state == "stopped" for node in down):
         return [Problem("stack", "nothing runs", "run `shopfds up`")]
-    problems = []
-    for node in down:
-        remedy = (
-            f"`shopfds start {node.name}`" if node.state == "stopped" else f"`shopfds logs {node.name}`, `shopfds up`"
-        )
-        problems.append(Problem(node.name, f"is {node.state}{': ' + node.detail if node.detail else ''}", remedy))
-    return problems
+    return [
+        Problem(node.name, f"is {node.state}{': ' + node.detail if node.detail else ''}", _remedy(node))
+        for node in down
+    ]
 
 
-def _messages(problems: Sequence[Problem], found: Sequence[NodeReport]) -> list[Message]:
+def _remedy(node: NodeReport) -> str:
+    if node.state in ("stopped", "paused"):
+        return f"`shopfds start {node.name}`"
+    return f"`shopfds logs {node.name}`, then `shopfds up`"
+
+
+def _messages(problems: Sequence[Problem], shown: Sequence[NodeReport]) -> list[Message]:
     if not problems:
-        return [Message("ok", f"healthy: {len(found)} nodes")]
+        return [Message("ok", f"healthy: {sum(node.state in ALIVE for node in shown)} nodes")]
     return [Message("fail", f"{problem.where} {problem.what}", problem.remedy) for problem in problems]

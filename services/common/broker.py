@@ -33,18 +33,6 @@ class BrokerAccessError(BrokerError):
     """The broker answers, but refuses the user, the password or the virtual host."""
 
 
-class UnroutableError(BrokerError):
-    """A mandatory message came back: no queue is bound to the exchange by its routing key."""
-
-
-class RejectedError(BrokerError):
-    """The broker did not take responsibility for a message (negative acknowledgement), or closed the channel."""
-
-
-class ProofTimeoutError(BrokerError):
-    """The message was not confirmed and consumed in time; says how far it came."""
-
-
 @dataclass(frozen=True, slots=True)
 class Broker:
     """Where the broker is and who we are there. Its repr does not show the password."""

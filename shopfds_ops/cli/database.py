@@ -37,7 +37,7 @@ def migrate(
       shopfds migrate --service fds --to 0001_transactions
       shopfds migrate --to base --yes
     """
-    from shopfds_ops import console, migrations
+    from shopfds_ops import console, data, migrations
     from shopfds_ops.result import Message, Result, Table
 
     conninfo = _conninfo()
@@ -45,7 +45,7 @@ def migrate(
     if downgrades:
         confirm(f"This drops tables with all their rows: {migrations.moved(downgrades)}. Go on?", yes)
     with console.progress() as sink:
-        moves = migrations.migrate(conninfo, service, to, sink)
+        moves = data.migrate(open_stack().live, service, to, sink)
     present = migrations.current(conninfo)
     pending = migrations.pending(conninfo)
     table = Table(

@@ -57,11 +57,8 @@ def up(
 
     stack = open_stack()
     with console.progress() as sink:
-        stack.up(only=only or (), without=without or (), seed=not no_seed, timeout=timeout, sink=sink)
-    partial = bool(only or without)
-    finish(
-        status(stack, only[0] if partial and only and only[0] in {c.name for c in stack.components} else None), format
-    )
+        done = stack.up(only=only or (), without=without or (), seed=not no_seed, timeout=timeout, sink=sink)
+    finish(status(stack, expected=done.selected), format)
 
 
 def down(

@@ -14,6 +14,9 @@ from shopfds_ops.settings import Settings
 from shopfds_ops.steps import Step
 from shopfds_ops.topology import Node, Site, Topology
 
+PUT_IN_FORCE = "`shopfds up` puts the new value in force; or restore the old one in .env"
+"""What to do about a secret that was changed in .env, where `up` can mend it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -104,11 +107,9 @@ class Component(ABC):
     def report(self, live: Live) -> Report:
         """Look at the live servers. Never raises for a server that is down: that is a Problem."""
 
-    refused_remedy: ClassVar[str] = "restore the value in .env, or run `shopfds up` to put the new one in force"
-
-    def refused_secrets(self, live: Live) -> Mapping[str, str]:
-        """Names of secrets that the running servers refuse, with what they said: rotated in one place only."""
-        return {}
+    def refused_secrets(self, live: Live) -> Sequence[Problem]:
+        """Secrets (by name, as `where`) that the running servers refuse: rotated in one place only."""
+        return ()
 
     def client(self, live: Live, node: Node) -> Client:
         """The client that `shopfds exec NODE` runs without a command, and the environment for any other one."""

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from services.common.replication import ReplicationReport, Slot, check_replication_lag
-from shopfds_ops.components.base import Client, Component, Live, Plan, Report
+from shopfds_ops.components.base import PUT_IN_FORCE, Client, Component, Live, Plan, Report
 from shopfds_ops.errors import StepError
 from shopfds_ops.events import Note, Sink
 from shopfds_ops.result import Problem, Table
@@ -24,6 +24,7 @@ HEARTBEAT = "postgres-heartbeat"
 SLOT = "postgres_replica"
 CONNECT_SECONDS = 2
 REBUILD_SECONDS = 120.0
+SUPERUSER_REMEDY = "restore POSTGRES_PASSWORD in .env to the value that the data were made with"
 
 PASSWORDS: Mapping[str, str] = {
     "postgres": "POSTGRES_PASSWORD",
@@ -167,7 +168,7 @@ class Postgres(Component):
             if "password authentication failed" in said:
                 raise StepError(
                     f"{node.name} refuses the superuser's password",
-                    remedy="restore POSTGRES_PASSWORD in .env to the value that the data were made with",
+                    remedy=SUPERUSER_REMEDY,
                     details=said,
                 ) from None
             return f"does not accept connections yet: {said}"
@@ -282,15 +283,16 @@ class Postgres(Component):
 
         return apply
 
-    def refused_secrets(self, live: Live) -> Mapping[str, str]:
-        refused: dict[str, str] = {}
+    def refused_secrets(self, live: Live) -> Sequence[Problem]:
+        refused: list[Problem] = []
         for role, name in PASSWORDS.items():
             suffix = " replication=true" if role == "replicator" else ""
             try:
                 psycopg.connect(conninfo(live, role) + suffix, connect_timeout=CONNECT_SECONDS).close()
             except psycopg.OperationalError as error:
                 if "authentication failed" in str(error):
-                    refused[name] = f"role {role} cannot log in"
+                    remedy = SUPERUSER_REMEDY if role == "postgres" else PUT_IN_FORCE
+                    refused.append(Problem(name, f"role {role} cannot log in", remedy))
         return refused
 
     # -- report --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from services.common.broker import (
 from services.common.broker_proof import login
 from shopfds_ops.components import rabbitmq_definitions as definitions
 from shopfds_ops.components import rabbitmq_steps
-from shopfds_ops.components.base import Client, Component, Live, Plan, Report
+from shopfds_ops.components.base import PUT_IN_FORCE, Client, Component, Live, Plan, Report
 from shopfds_ops.components.rabbitmq_steps import DEFINITIONS, NODE, PASSWORD, broker
 from shopfds_ops.result import Problem, Table
 from shopfds_ops.secrets import Secrets
@@ -114,6 +114,15 @@ class RabbitMQ(Component):
     def secret_files(self, plan: Plan, secrets: Secrets) -> Mapping[str, str]:
         content = definitions.user_definitions(plan.settings, secrets[PASSWORD])
         return {USER_FILE: json.dumps(content, indent=2) + "\n"}
+
+    def refused_secrets(self, live: Live) -> Sequence[Problem]:
+        try:
+            login(broker(live))
+        except BrokerAccessError as error:
+            return (Problem(PASSWORD, str(error), PUT_IN_FORCE),)
+        except BrokerError:
+            return ()  # a broker that does not answer is for `status`
+        return ()
 
     def client(self, live: Live, node: Node) -> Client:
         # What an operator who types no command wants of a broker is its queues; `rabbitmqctl` alone prints its usage.

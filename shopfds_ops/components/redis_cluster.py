@@ -9,14 +9,15 @@ from functools import cache, partial
 from itertools import count
 from typing import Any, ClassVar, cast
 
+import redis
 from redis.crc import key_slot
 
 from services.common.cluster import ClusterNode, ClusterReport, cluster_report
-from services.common.cluster_nodes import SLOTS, NodeView, observe
-from shopfds_ops.components.base import Client, Component, Live, Plan, Report
+from services.common.cluster_nodes import SLOTS, NodeView, connect, observe
+from shopfds_ops.components.base import PUT_IN_FORCE, Client, Component, Live, Plan, Report
 from shopfds_ops.components.redis_mend import Access, mend, missing
 from shopfds_ops.components.redis_repair import Addresses, refusal, unlinked
-from shopfds_ops.components.redis_users import ADMIN, HEALTH, acl_file, auth_file
+from shopfds_ops.components.redis_users import ADMIN, HEALTH, PASSWORDS, acl_file, auth_file
 from shopfds_ops.errors import StepError
 from shopfds_ops.events import Sink
 from shopfds_ops.result import Problem, Table
@@ -135,16 +136,29 @@ class RedisCluster(Component):
         )
 
     def report(self, live: Live) -> Report:
-        data = cluster_report(_reach(live), ADMIN, live.secrets["REDIS_ADMIN_PASSWORD"], PROBE_TIMEOUT)
+        data = cluster_report(_reach(live), ADMIN, live.secrets[PASSWORDS[ADMIN]], PROBE_TIMEOUT)
         problems = tuple(Problem(problem.where, problem.what, problem.remedy) for problem in data.problems)
         return Report(self.name, data, (_table(data),), problems)
+
+    def refused_secrets(self, live: Live) -> Sequence[Problem]:
+        host, port = next(iter(endpoints(live)))
+        refused = []
+        for user, name in PASSWORDS.items():
+            try:
+                with connect(host, port, user, live.secrets[name], PROBE_TIMEOUT) as client:
+                    client.ping()
+            except redis.AuthenticationError:
+                refused.append(Problem(name, f"user {user} cannot log in", PUT_IN_FORCE))
+            except redis.RedisError:
+                continue  # a node that does not answer is for `status`
+        return refused
 
     def client(self, live: Live, node: Node) -> Client:
         """redis-cli as the admin; `-c` follows a key to the node that owns it."""
         host = live.engine.site.host(node.name)
         return Client(
             ("redis-cli", "-c", "-h", host, "-p", str(node.port("client")), "--user", ADMIN),
-            environment={"REDISCLI_AUTH": live.secrets["REDIS_ADMIN_PASSWORD"]},
+            environment={"REDISCLI_AUTH": live.secrets[PASSWORDS[ADMIN]]},
         )
 
 
@@ -159,7 +173,7 @@ def _reach(live: Live) -> dict[str, tuple[str, int]]:
 
 def _look(live: Live, names: Sequence[str]) -> tuple[NodeView, ...]:
     reach = {name: live.address(name, "client") for name in names}
-    return observe(reach, ADMIN, live.secrets["REDIS_ADMIN_PASSWORD"], PROBE_TIMEOUT)
+    return observe(reach, ADMIN, live.secrets[PASSWORDS[ADMIN]], PROBE_TIMEOUT)
 
 
 def _access(live: Live) -> Access:
@@ -168,7 +182,7 @@ def _access(live: Live) -> Access:
         endpoints=_reach(live),
         resolve=resolve,
         username=ADMIN,
-        password=live.secrets["REDIS_ADMIN_PASSWORD"],
+        password=live.secrets[PASSWORDS[ADMIN]],
         create=partial(_create, live, resolve),
     )
 
@@ -207,7 +221,7 @@ def _create(live: Live, addresses: Callable[[], Addresses], names: Sequence[str]
     done = live.engine.execute(
         live.topology.node(names[0]),
         ("redis-cli", "--user", ADMIN, "--cluster", "create", *places, "--cluster-replicas", "1", "--cluster-yes"),
-        environment={"REDISCLI_AUTH": live.secrets["REDIS_ADMIN_PASSWORD"]},
+        environment={"REDISCLI_AUTH": live.secrets[PASSWORDS[ADMIN]]},
         timeout=CREATE_TIMEOUT,
     )
     if done.exit_status == 0:

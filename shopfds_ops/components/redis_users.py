@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from services.common.cluster_nodes import REPLICATION_USER
 from shopfds_ops.secrets import Secrets
@@ -10,6 +11,12 @@ from shopfds_ops.secrets import Secrets
 ADMIN = "admin"
 APPLICATION = "shopfds"
 HEALTH = "health"
+
+PASSWORDS: Mapping[str, str] = {
+    ADMIN: "REDIS_ADMIN_PASSWORD",
+    APPLICATION: "REDIS_APP_PASSWORD",
+    REPLICATION_USER: "REDIS_REPLICATION_PASSWORD",
+}
 
 _APPLICATION_RULES = (
     # Data, pub/sub, scripts, transactions; nothing that flushes, lists all keys, or changes the server. What a
@@ -29,11 +36,11 @@ def acl_file(secrets: Secrets, *, closed: bool = False) -> str:
     would else copy that emptiness over the last copy of the data, before anybody could promote it.
     """
     replicas = "off" if closed else "on"
-    replication = _hash(secrets["REDIS_REPLICATION_PASSWORD"])
+    replication = _hash(secrets[PASSWORDS[REPLICATION_USER]])
     users = (
         "user default off resetkeys resetchannels -@all",
-        f"user {ADMIN} on {_hash(secrets['REDIS_ADMIN_PASSWORD'])} ~* &* +@all",
-        f"user {APPLICATION} on {_hash(secrets['REDIS_APP_PASSWORD'])} {_APPLICATION_RULES}",
+        f"user {ADMIN} on {_hash(secrets[PASSWORDS[ADMIN]])} ~* &* +@all",
+        f"user {APPLICATION} on {_hash(secrets[PASSWORDS[APPLICATION]])} {_APPLICATION_RULES}",
         f"user {REPLICATION_USER} {replicas} {replication} -@all +psync +replconf +ping",
         # The engine's health check runs in the node with no secret in reach: whoever connects may ask for a sign of
         # life and the state of the cluster, and nothing else.
@@ -44,7 +51,7 @@ def acl_file(secrets: Secrets, *, closed: bool = False) -> str:
 
 def auth_file(secrets: Secrets) -> str:
     """What a replica says to its master; included by the node's command: the shared configuration holds no secret."""
-    return f"masteruser {REPLICATION_USER}\nmasterauth {secrets['REDIS_REPLICATION_PASSWORD']}\n"
+    return f"masteruser {REPLICATION_USER}\nmasterauth {secrets[PASSWORDS[REPLICATION_USER]]}\n"
 
 
 def _hash(password: str) -> str:

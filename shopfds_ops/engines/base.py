@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from shopfds_ops.render import Source
 from shopfds_ops.topology import Node, Site, Topology
 
-State = Literal["running", "starting", "stopped", "restarting", "failed", "unknown"]
+State = Literal["running", "paused", "stopped", "restarting", "failed", "unknown"]
+"""paused: frozen by a signal, it holds its ports and answers nobody."""
 
 
 @dataclass(frozen=True, slots=True)

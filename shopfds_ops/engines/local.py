@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import psutil
 
@@ -54,7 +54,8 @@ class LocalEngine:
         self.project = project
         self.settings = settings
         self.folder = data_folder(project, settings)
-        self.installed: dict[str, Installed] = packages.find(_major_of_data(self.folder))
+        self._major = _major_of_data(self.folder)
+        self.installed: dict[str, Installed] = packages.find(self._major)
         self.site = LocalSite(
             self.folder, settings.bind, {name: found.version for name, found in self.installed.items()}
         )
@@ -77,6 +78,11 @@ class LocalEngine:
         return [Source("local/supervisord.conf.j2", "local/supervisord.conf", variables)]
 
     def require(self) -> None:
+        if self._major is not None and "postgres" not in self.installed:
+            raise EngineError(
+                f"the data in {self.folder} were made with PostgreSQL {self._major}, which is not installed",
+                remedy=f"install postgresql-{self._major}; docs/operations.md tells how to upgrade to another major",
+            )
         absent = packages.missing(self.installed)
         if absent:
             raise EngineError("; ".join(absent), remedy="`make setup` (or `shopfds setup`) installs what is missing")
@@ -116,6 +122,9 @@ class LocalEngine:
             self._supervisor.launch()
         self._supervisor.reload(names)
         before = self._supervisor.processes()
+        for node in nodes:
+            if _frozen(pid := before[node.name].pid):
+                os.kill(pid, signals.SIGCONT)
         # A process whose data folder was removed under it serves from memory what it can no longer keep.
         hollow = [n.name for n in nodes if n.volumes and before[n.name].state in ALIVE and not self.has_data(n)]
         self._supervisor.stop(hollow)
@@ -148,7 +157,7 @@ class LocalEngine:
         return {
             name: NodeState(
                 node=name,
-                state=STATES.get(process.state, "unknown"),
+                state="paused" if _frozen(process.pid) else STATES.get(process.state, "unknown"),
                 pid=process.pid,
                 started_at=process.started_at,
                 memory=_memory(process.pid),
@@ -378,6 +387,14 @@ def _major_of_data(folder: Path) -> int | None:
 
 def _enterable(folder: Path) -> bool:
     return os.access(folder, os.R_OK | os.X_OK)
+
+
+def _frozen(pid: int | None) -> TypeGuard[int]:
+    """Whether a process was stopped by a signal and waits for SIGCONT."""
+    try:
+        return pid is not None and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _memory(pid: int | None) -> int | None:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from shopfds_ops.components import postgres, redis_cluster
 from shopfds_ops.engines import strays
+from shopfds_ops.secrets import PURPOSES
 from tests.conftest import Project
 from tests.e2e.conftest import kill_hard, supervisor_of
 
@@ -125,9 +126,10 @@ def test_a_replica_that_is_frozen_is_reported_as_unreachable_and_its_lag_as_unkn
         assert envelope["data"]["postgres"]["lag_seconds"] is None
         assert envelope["data"]["postgres"]["lag_bytes"] is None
         assert not envelope["data"]["postgres"]["connected"]
+        assert "postgres-replica is paused" in project.run("status", "postgres").stderr
     finally:
-        project.ok("kill", "postgres-replica", "--signal", "SIGCONT")
-    project.ok("up", "--no-seed")
+        project.ok("up", "--no-seed")
+    assert healthy(project)
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
@@ -261,20 +263,50 @@ def test_a_changed_setting_restarts_only_the_nodes_it_concerns(project: Project,
         project.ok("up", "--no-seed")
 
 
-def test_a_rotated_password_is_noticed_by_doctor_and_put_in_force_by_up(project: Project) -> None:
+@pytest.mark.parametrize("name", [name for name in PURPOSES if name != "POSTGRES_PASSWORD"])
+def test_a_rotated_password_is_noticed_by_doctor_and_put_in_force_by_up(project: Project, name: str) -> None:
     env = project.folder / ".env"
-    before = env.read_text()
     lines = [
-        "POSTGRES_APP_PASSWORD=rotated-by-hand" if line.startswith("POSTGRES_APP_PASSWORD=") else line
-        for line in before.splitlines()
+        f"{name}=rotated-by-hand" if line.startswith(f"{name}=") else line for line in env.read_text().splitlines()
     ]
     env.write_text("\n".join(lines) + "\n")
     said = project.run("doctor")
     assert said.returncode == 1
-    assert "POSTGRES_APP_PASSWORD" in said.stderr
+    assert name in said.stderr
+    assert "rotated-by-hand" not in said.stdout + said.stderr
     project.ok("up", "--no-seed")
     assert project.run("doctor").returncode == 0
-    assert "rotated-by-hand" not in said.stdout + said.stderr
+    assert healthy(project)
+
+
+def test_a_part_of_the_stack_is_healthy_by_itself(project: Project) -> None:
+    project.ok("stop")
+    printed = project.ok("up", "--only", "postgres", "--without", "postgres-replica", "--no-seed")
+    assert "[SKIP] stopped" in printed
+    states = {row["name"]: row["state"] for row in project.json("ps")["data"]}
+    assert states["postgres-primary"] == "running"
+    assert {states["postgres-replica"], states["rabbitmq"], states["redis-node-1"]} == {"stopped"}
+    assert project.run("status").returncode == 1
+    project.ok("up", "--no-seed")
+
+
+def test_entries_that_a_migration_down_dropped_are_not_enforced_any_more(project: Project) -> None:
+    project.ok("blacklist", "add", "--user", "ghost", "--reason", "test")
+    assert project.run("blacklist", "check", "--user", "ghost").returncode == 1
+    project.ok("migrate", "--to", "0001_transactions", "--yes")
+    project.ok("up", "--no-seed")
+    assert project.run("blacklist", "check", "--user", "ghost").returncode == 0
+
+
+def test_the_blacklist_answers_while_the_primary_is_down(project: Project) -> None:
+    project.ok("blacklist", "add", "--user", "listed-before", "--reason", "test")
+    project.ok("kill", "postgres-primary")
+    said = project.run("blacklist", "check", "--user", "listed-before")
+    project.ok("up", "--no-seed")
+    assert said.returncode == 1
+    assert "LISTED" in said.stdout
+    assert "could not be asked" in said.stderr
+    project.ok("blacklist", "remove", "--user", "listed-before")
 
 
 def test_a_wrong_superuser_password_is_named_at_once_and_the_data_stay(project: Project) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from services.common.cache import Endpoint, cluster_client
 from services.fds.blacklist.cluster_copy import WRITE_SECONDS, ClusterCopy
 from services.fds.blacklist.entries import Entry, Kind, Order, Proposal, Target, parse_actor, parse_reason
-from services.fds.blacklist.errors import CopyUnavailableError, NotListedError
-from services.fds.blacklist.keys import Lengths
+from services.fds.blacklist.errors import CopyUnavailableError, NotListedError, UnavailableError
+from services.fds.blacklist.keys import MARKERS, Lengths
 from services.fds.blacklist.lookup import Lookup, Verdict
 from services.fds.blacklist.rebuild import BULK_SECONDS, Notify, Rebuilt, command_of, marker_commands, rebuild
 from services.fds.blacklist.record import Action, Change, Changing, Page, Record, Revision
@@ -157,9 +157,17 @@ class BlacklistManager:
         return await self._lookup.check(order.targets())
 
     async def check_targets(self, targets: Sequence[Target], *, certain: bool = False) -> Verdict:
-        """Whether any of `targets` is listed. With `certain` the record answers while the copy may lack a change."""
-        if certain and (waiting := await self._record.waiting()):
-            return await self._lookup.check_record(targets, f"{waiting} changes are not known to be in the copy")
+        """Whether any of `targets` is listed. With `certain` the record answers while the copy may lack a change; while
+        the record is away, the copy does, and the verdict says so."""
+        if not certain:
+            return await self._lookup.check(targets)
+        try:
+            waiting = await self._record.waiting()
+        except UnavailableError as error:
+            verdict = await self._lookup.check(targets)
+            return replace(verdict, detour=f"the record could not be asked for newer changes: {error.what}")
+        if waiting:
+            return await self._lookup.check_record(targets, f"the copy may lack changes ({waiting})")
         return await self._lookup.check(targets)
 
     async def list_entries(
@@ -195,12 +203,19 @@ class BlacklistManager:
             return f"{markers.count(None)} of {len(markers)} parts of the copy are not known to be complete"
         async with self._record.changing() as changing:
             unapplied = len(await changing.unapplied())
-        return f"{unapplied} changes are not in the copy yet" if unapplied else None
+        return f"changes are not in the copy yet ({unapplied})" if unapplied else None
 
     async def settle(self) -> tuple[Copied, str]:
         """Apply changes that the copy may lack, and restore parts of it that were lost. Cheap when there is nothing."""
         async with self._record.changing() as changing:
             return await self._apply(changing)
+
+    async def distrust(self) -> None:
+        """Nothing in the copy counts until `settle` or `rebuild`: for when the record was replaced as a whole.
+
+        Asks nothing of the record. Raises CopyUnavailableError.
+        """
+        await self._copy.write((bucket, ("DEL", marker)) for bucket, marker in enumerate(MARKERS))
 
     async def rebuild(self, notify: Notify = lambda *_: None) -> Rebuilt:
         """Compare the whole copy with the record, and mend it. Raises UnavailableError."""
