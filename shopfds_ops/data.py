@@ -20,7 +20,8 @@ from shopfds_ops.steps import Step
 
 NAME = "data"
 SERVER = "postgres"
-"""The component that holds it."""
+COPY = "redis-cluster"
+"""The components that hold the data, and the blacklist's copy."""
 MIGRATE = "data.migrate"
 SEED = "data.seed"
 BLACKLIST = "data.blacklist"
@@ -173,8 +174,8 @@ def report(live: Live) -> Report:
             caption=f"copy in Redis Cluster: {lacks or 'complete'}" + ("" if shown else "; no entries"),
         ),
     )
-    problems = (Problem("blacklist", lacks, "`shopfds blacklist rebuild`, or `shopfds up`"),) if lacks else ()
-    return Report(NAME, DataReport(found, listed, lacks), tables, problems)
+    problem = Problem(COPY, f"lacks entries of the blacklist: {lacks}", "`shopfds blacklist rebuild`, or `shopfds up`")
+    return Report(NAME, DataReport(found, listed, lacks), tables, (problem,) if lacks else ())
 
 
 def _listed(conninfo: str) -> tuple[ListedCount, ...]:

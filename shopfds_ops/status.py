@@ -93,8 +93,9 @@ def status(stack: Stack, component: str | None = None, *, expected: Collection[s
         work = [item.report for item in stack.components if item.name in alive and component in (None, item.name)]
         if component in (None, data.NAME) and data.SERVER in alive:
             work.append(data.report)
-        # A node that is down is named once, and one that was left out not at all.
+        # A node that is down is named once; what was left out, a node or a whole component, not at all.
         told = {node.name for node in found if not node.expected} | {problem.where for problem in problems}
+        told |= {item.name for item in stack.components} - {node.component for node in found if node.expected}
         with ThreadPoolExecutor(max_workers=max(1, len(work))) as pool:
             for report in pool.map(lambda ask: ask(live), work):
                 content[report.component] = report.data
