@@ -36,6 +36,16 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check of `doctor` found."""
+
+    check: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Table:
     """A table as plain data; every cell is text that is ready to show."""
 

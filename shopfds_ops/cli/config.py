@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,7 +81,7 @@ def set_(key: Key, value: Annotated[str, typer.Argument(help="a TOML value, or a
 def path() -> None:
     """Where things are: project, settings, secrets, rendered files, data."""
     from shopfds_ops import settings
-    from shopfds_ops.engines.local import data_folder
+    from shopfds_ops.engines.choice import choose
 
     project = settings.find_project()
     configuration = settings.load(project, FLAGS)
@@ -89,7 +90,7 @@ def path() -> None:
         ("settings", configuration.file),
         ("secrets", project / settings.SECRETS_FILE),
         ("rendered", project / settings.INFRASTRUCTURE),
-        ("data", data_folder(project, configuration.settings)),
+        ("data", Path(choose(project, configuration.settings).data)),
     ):
         typer.echo(f"{name:<9} {place}{'' if place.exists() else '  (not there yet)'}")
 

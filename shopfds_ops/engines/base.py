@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from shopfds_ops.render import Source
+from shopfds_ops.result import Finding
 from shopfds_ops.topology import Node, Site, Topology
 
 State = Literal["running", "paused", "stopped", "restarting", "failed", "unknown"]
@@ -53,6 +54,15 @@ class Engine(Protocol):
     def name(self) -> str: ...
     @property
     def site(self) -> Site: ...
+
+    @property
+    def data(self) -> str:
+        """Where the engine keeps data, for people."""
+        ...
+
+    def examine(self, topology: Topology) -> Iterable[Finding]:
+        """What `doctor` says of the machine: servers, places, ports, leftovers. Changes nothing."""
+        ...
 
     def sources(self, topology: Topology) -> Sequence[Source]:
         """The files that the engine itself needs rendered, such as supervisord.conf."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import os
 import pwd
 import shutil
 import signal as signals
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +16,7 @@ from typing import Any, TypeGuard
 
 import psutil
 
-from shopfds_ops.engines import logfiles, packages, ports, strays
+from shopfds_ops.engines import checks, folders, logfiles, packages, ports, strays
 from shopfds_ops.engines.base import Completed, LogLine, NodeState
 from shopfds_ops.engines.packages import Installed
 from shopfds_ops.engines.sites import LocalSite
@@ -26,12 +24,11 @@ from shopfds_ops.engines.supervisor import ALIVE, STATES, Supervisor
 from shopfds_ops.errors import EngineError, NotRunningError
 from shopfds_ops.files import write_atomically
 from shopfds_ops.render import Source
-from shopfds_ops.settings import DATA_FOLDER, INFRASTRUCTURE, NODE_VARIABLE, STACK_VARIABLE, VOLUMES, Settings
+from shopfds_ops.result import Finding
+from shopfds_ops.settings import INFRASTRUCTURE, NODE_VARIABLE, STACK_VARIABLE, VOLUMES, Settings
 from shopfds_ops.topology import Node, Topology
 
 START_RETRIES = 5
-SOCKET_PATH_LIMIT = 100
-FREE_SPACE = 512 * 1024 * 1024
 FATAL_SIGNALS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGSEGV"})
 
 
@@ -53,15 +50,27 @@ class LocalEngine:
     def __init__(self, project: Path, settings: Settings) -> None:
         self.project = project
         self.settings = settings
-        self.folder = data_folder(project, settings)
-        self._major = _major_of_data(self.folder)
+        self.folder = folders.data_folder(project, settings)
+        self._major = packages.major_of_data(self.folder / VOLUMES)
         self.installed: dict[str, Installed] = packages.find(self._major)
         self.site = LocalSite(
             self.folder, settings.bind, {name: found.version for name, found in self.installed.items()}
         )
         self._supervisor = Supervisor(
-            project / INFRASTRUCTURE / self.name / "supervisord.conf", _socket_path(self.folder)
+            project / INFRASTRUCTURE / self.name / "supervisord.conf", folders.socket_path(self.folder)
         )
+
+    @property
+    def data(self) -> str:
+        return str(self.folder)
+
+    def examine(self, topology: Topology) -> Iterator[Finding]:
+        yield from checks.servers(self.installed)
+        yield from checks.places(self.project, self.folder)
+        running = {name for name, process in self._supervisor.processes().items() if process.state in ALIVE}
+        down = [node for node in topology if node.name not in running]
+        yield from checks.free_ports(self.settings, down, self._stack)
+        yield from checks.leftovers(self.folder / VOLUMES, topology, self.states())
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -88,7 +97,7 @@ class LocalEngine:
             raise EngineError("; ".join(absent), remedy="`make setup` (or `shopfds setup`) installs what is missing")
 
     def preflight(self, nodes: Sequence[Node]) -> None:
-        self._check_folder()
+        folders.require_usable(self.folder)
         processes = self._supervisor.processes()
         down = [node for node in nodes if node.name not in processes or processes[node.name].state not in ALIVE]
         ports.require_free(self.settings.bind, down, self._stack, self.settings.ports.offset)
@@ -336,57 +345,6 @@ class LocalEngine:
                 folder.chmod(0o755 if folder.parent in (self.folder, self.folder / VOLUMES) else 0o700)
                 if os.geteuid() == 0 and folder.parent != self.folder:
                     os.chown(folder, account.uid, account.gid)
-
-    def _check_folder(self) -> None:
-        try:
-            for folder in (self.folder, self.folder / "logs"):
-                folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-            free = shutil.disk_usage(self.folder).free
-        except OSError as error:
-            raise EngineError(
-                f"the data folder {self.folder} cannot be written: {error.strerror}",
-                remedy="make it writable, or choose another one: `shopfds config set data DIR`",
-            ) from None
-        if free < FREE_SPACE:
-            raise EngineError(
-                f"the data folder {self.folder} has {free // 2**20} MiB free; {FREE_SPACE // 2**20} MiB are needed",
-                remedy="free some space, or choose another folder: `shopfds config set data DIR`",
-            )
-
-
-def data_folder(project: Path, settings: Settings) -> Path:
-    """Where the local engine keeps its data: the setting, else `.shopfds/local` in the project.
-
-    As root the servers run as their own users, who cannot enter a closed folder such as /root: then /var/lib.
-    """
-    if settings.data is not None:
-        return (project / settings.data).resolve()
-    inside = project / DATA_FOLDER / "local"
-    closed = os.geteuid() == 0 and any(not parent.stat().st_mode & 0o001 for parent in [project, *project.parents])
-    if not closed:
-        return inside
-    digest = hashlib.sha256(str(project).encode()).hexdigest()[:8]
-    return Path("/var/lib/shopfds") / f"{project.name}-{digest}"
-
-
-def _socket_path(folder: Path) -> Path:
-    """The kernel allows about 100 characters for a unix socket's path: a deep project gets a short one elsewhere."""
-    path = folder / "supervisor.sock"
-    if len(str(path)) <= SOCKET_PATH_LIMIT:
-        return path
-    runtime = Path("/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir()))
-    return runtime / f"shopfds-{os.geteuid()}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}.sock"
-
-
-def _major_of_data(folder: Path) -> int | None:
-    found = sorted((folder / VOLUMES).glob("postgres-*/data/pgdata/PG_VERSION")) if _enterable(folder) else []
-    return int(found[0].read_text().strip()) if found else None
-
-
-def _enterable(folder: Path) -> bool:
-    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _frozen(pid: int | None) -> TypeGuard[int]:

@@ -70,6 +70,14 @@ def find(postgres_major: int | None = None) -> dict[str, Installed]:
     return found
 
 
+def major_of_data(volumes: Path) -> int | None:
+    """The PostgreSQL major that existing data were made with; None if there are none, or we may not look."""
+    for file in sorted(volumes.glob("*/*/pgdata/PG_VERSION")):
+        if os.access(file, os.R_OK):
+            return int(file.read_text().strip())
+    return None
+
+
 def missing(found: Mapping[str, Installed]) -> list[str]:
     """What keeps the local engine from running: one sentence for each server that is absent or too old."""
     sentences = []

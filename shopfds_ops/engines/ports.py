@@ -68,5 +68,10 @@ def require_free(host: str, nodes: Sequence[Node], stack: str, offset: int) -> N
     more = f" ({len(found) - 1} more ports of this stack are taken too)" if len(found) > 1 else ""
     raise PortTakenError(
         f"port {port}, which {node.name} needs, is taken by {who.text}{more}",
-        remedy=f"stop that process, or move this stack: `shopfds config set ports.offset {offset + OFFSET_STEP}`",
+        remedy=f"stop that process, or move this stack: {move(offset)}",
     )
+
+
+def move(offset: int) -> str:
+    """The command that moves a stack to other ports."""
+    return f"`shopfds config set ports.offset {offset + OFFSET_STEP}`"
