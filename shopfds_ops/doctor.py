@@ -30,7 +30,9 @@ def examine(stack: Stack) -> Result:
         try:
             findings += check(stack)
         except ShopfdsError as error:
-            findings.append(Finding(title, "fail", error.what, error.remedy))
+            found = Finding(title, "fail", error.what, error.remedy)
+            if all(found.text != other.text for other in findings):  # one cause may stop several checks
+                findings.append(found)
     rows = tuple((item.check, f"[{item.level.upper()}]", item.text) for item in findings)
     bad = tuple(Message(item.level, item.text, item.remedy) for item in findings if item.level != "ok")
     failed = any(message.level == "fail" for message in bad)
