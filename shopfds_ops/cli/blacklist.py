@@ -1,60 +1,31 @@
-"""Commands of the blacklist: add, check, remove, list, ttl, import, export, history, rebuild."""
+"""Commands of the blacklist: add, check, remove, list, ttl, history, rebuild; import and export beside it."""
 
 from __future__ import annotations
 
-import datetime as dt
-import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from shopfds_ops.cli import blacklist_lists
+from shopfds_ops.cli.blacklist_options import (
+    ActorOption,
+    BinOption,
+    DeviceOption,
+    DomainOption,
+    EmailOption,
+    IpOption,
+    RangeOption,
+    ReasonOption,
+    TtlOption,
+    TypeName,
+    UserOption,
+    actor_of,
+    now,
+    targets_of,
+)
 from shopfds_ops.cli.options import Format, FormatOption, finish, open_stack
 
-if TYPE_CHECKING:
-    from services.fds.blacklist.entries import Target
-
 app = typer.Typer(help="The blacklist: values whose orders are refused.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class TypeName(StrEnum):
-    """What an entry lists."""
-
-    ip = "ip"
-    card_bin = "card_bin"
-    email_domain = "email_domain"
-    email = "email"
-    user = "user"
-    device = "device"
-
-
-class FileFormat(StrEnum):
-    """How an import is written."""
-
-    csv = "csv"
-    json = "json"
-    plain = "plain"
-
-
-class ExportFormat(StrEnum):
-    """How an export is written."""
-
-    csv = "csv"
-    json = "json"
-
-
-Values = list[str] | None
-IpOption = Annotated[Values, typer.Option("--ip", metavar="ADDRESS", help="an IPv4 or IPv6 address")]
-RangeOption = Annotated[Values, typer.Option("--range", metavar="CIDR", help="an IPv4 or IPv6 range: 203.0.113.0/24")]
-BinOption = Annotated[Values, typer.Option("--bin", metavar="DIGITS", help="the first 6 to 8 digits of card numbers")]
-DomainOption = Annotated[Values, typer.Option("--email-domain", metavar="DOMAIN", help="a domain and its subdomains")]
-EmailOption = Annotated[Values, typer.Option("--email", metavar="ADDRESS", help="an e-mail address")]
-UserOption = Annotated[Values, typer.Option("--user", metavar="ID", help="a user")]
-DeviceOption = Annotated[Values, typer.Option("--device", metavar="ID", help="a device")]
-TtlOption = Annotated[str, typer.Option("--ttl", metavar="7d|4h|permanent", help="how long")]
-ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="why; kept in the history")]
-ActorOption = Annotated[str | None, typer.Option("--actor", help="who, in the history", show_default="you")]
 
 
 @app.command()
@@ -85,13 +56,13 @@ def add(
     from services.fds.blacklist.manager import proposal
     from shopfds_ops import blacklist
 
-    targets = _targets(ip, range, bin, email_domain, email, user, device)
+    targets = targets_of(ip, range, bin, email_domain, email, user, device)
     with blacklist.explained():
-        life, who = parse_duration(ttl), _actor(actor)
+        life, who = parse_duration(ttl), actor_of(actor)
         proposals = [proposal(target, life, reason) for target in targets]
     live = open_stack().live
     done = blacklist.run(live, lambda manager: manager.add_entries(proposals, actor=who, replace=replace))
-    finish(blacklist.added(done, _now()), format)
+    finish(blacklist.added(done, now()), format)
 
 
 @app.command()
@@ -118,10 +89,10 @@ def check(
     """
     from shopfds_ops import blacklist
 
-    targets = _targets(ip, range, bin, email_domain, email, user, device)
+    targets = targets_of(ip, range, bin, email_domain, email, user, device)
     live = open_stack().live
     verdict = blacklist.run(live, lambda manager: manager.check_targets(targets, certain=True))
-    finish(blacklist.checked(targets, verdict, _now()), format)
+    finish(blacklist.checked(targets, verdict, now()), format)
 
 
 @app.command()
@@ -149,9 +120,9 @@ def remove(
     """
     from shopfds_ops import blacklist
 
-    targets = _targets(ip, range, bin, email_domain, email, user, device)
+    targets = targets_of(ip, range, bin, email_domain, email, user, device)
     with blacklist.explained():
-        who = _actor(actor)
+        who = actor_of(actor)
     live = open_stack().live
     done = blacklist.run(live, lambda manager: manager.remove_entries(targets, actor=who, reason=reason))
     finish(blacklist.removed(done), format)
@@ -184,7 +155,7 @@ def list_(
     kind = Kind(type.value) if type else None
     live = open_stack().live
     page = blacklist.run(live, lambda manager: manager.list_entries(kind=kind, text=text, expiring=within, limit=limit))
-    finish(blacklist.listed(page, _now()), format)
+    finish(blacklist.listed(page, now()), format)
 
 
 @app.command()
@@ -214,119 +185,12 @@ def ttl(
     from services.fds.blacklist.durations import parse_duration
     from shopfds_ops import blacklist
 
-    targets = _targets(ip, range, bin, email_domain, email, user, device)
+    targets = targets_of(ip, range, bin, email_domain, email, user, device)
     with blacklist.explained():
-        life, who = parse_duration(ttl), _actor(actor)
+        life, who = parse_duration(ttl), actor_of(actor)
     live = open_stack().live
     done = blacklist.run(live, lambda manager: manager.set_ttls(targets, life, actor=who, reason=reason))
-    finish(blacklist.ttl_set(done, _now()), format)
-
-
-@app.command("import")
-def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="a file, or - for what is piped in")],
-    *,
-    input_format: Annotated[
-        FileFormat | None, typer.Option("--input-format", help="how it is written", show_default="seen from it")
-    ] = None,
-    type: Annotated[
-        TypeName | None, typer.Option("--type", help="of lines that do not say it", show_default="seen from the value")
-    ] = None,
-    ttl: Annotated[
-        str, typer.Option("--ttl", metavar="7d|permanent", help="of lines that do not say it")
-    ] = "permanent",
-    reason: Annotated[
-        str | None,
-        typer.Option("--reason", "-r", help="of lines that do not say it", show_default="imported from FILE"),
-    ] = None,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="import the good lines of a bad list")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="set life and reason even if they live longer")] = False,
-    actor: ActorOption = None,
-    format: FormatOption = Format.table,
-) -> None:
-    """List all entries of a CSV, a JSON or a plain list.
-
-    All or, if a line is bad, none.
-
-    CSV has a header with the columns type, value, ttl or expires_at, and reason; only value must be there. JSON is a
-    list of objects with the same names, or an export. A plain list has one value on each line.
-
-    \b
-    Examples:
-      shopfds blacklist import backup.csv
-      curl -s https://example.com/list.txt | shopfds blacklist import - --type ip --ttl 7d --reason "feed"
-      shopfds blacklist import partners.json --skip-invalid
-    """
-    from services.fds.blacklist import lists
-    from services.fds.blacklist.durations import parse_duration
-    from services.fds.blacklist.entries import Kind
-    from services.fds.blacklist.errors import InvalidListError
-    from shopfds_ops import blacklist, console
-    from shopfds_ops.events import Progress
-
-    name = "standard input" if file == "-" else file
-    with blacklist.explained():
-        defaults = lists.Defaults(
-            reason=reason or f"imported from {Path(name).name}",
-            kind=Kind(type.value) if type else None,
-            ttl=parse_duration(ttl),
-        )
-        who = _actor(actor)
-        text = lists.decode(_content(file), name)
-        chosen = lists.ListFormat(input_format.value) if input_format else lists.detect(text, file)
-        reading = lists.read(text, chosen, defaults, _now())
-        if reading.bad and not skip_invalid:
-            raise InvalidListError(
-                f"{name} has {blacklist.counted(len(reading.bad), 'bad line', 'bad lines')}: nothing was changed",
-                reading.bad,
-                remedy="correct what is bad, or import the rest with --skip-invalid",
-            )
-        if not reading.proposals and not reading.expired:
-            raise InvalidListError(f"{name} has no entries", reading.bad)
-    live = open_stack().live
-    labels = {"record": "into the record", "copy": "into the copy"}
-    with console.progress() as sink:
-        done = blacklist.run(
-            live,
-            lambda manager: manager.import_entries(
-                reading.proposals,
-                actor=who,
-                replace=replace,
-                notify=lambda what, count, total: sink(Progress(labels.get(what, what), count, total, "entries")),
-            ),
-        )
-    finish(blacklist.imported(done, reading.bad, reading.expired), format)
-
-
-@app.command()
-def export(
-    format: Annotated[ExportFormat, typer.Option("--format", "-o", help="how to write it")] = ExportFormat.csv,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="default: standard output")] = None,
-) -> None:
-    """Write all active entries for `import` to read.
-
-    A backup, or a list for another stack.
-
-    \b
-    Examples:
-      shopfds blacklist export > backup.csv
-      shopfds blacklist export -o json --output backup.json
-    """
-    from services.fds.blacklist import lists
-    from services.fds.blacklist.entries import Entry
-    from services.fds.blacklist.manager import BlacklistManager
-    from shopfds_ops import blacklist
-    from shopfds_ops.files import write_atomically
-
-    async def everything(manager: BlacklistManager) -> list[Entry]:
-        return [entry async for entry in manager.export()]
-
-    entries = blacklist.run(open_stack().live, everything)
-    lines = lists.write_csv(entries) if format is ExportFormat.csv else lists.write_json(entries)
-    if output is None:
-        sys.stdout.writelines(lines)
-    else:
-        write_atomically(output, "".join(lines).encode(), mode=0o600)
+    finish(blacklist.ttl_set(done, now()), format)
 
 
 @app.command()
@@ -353,7 +217,7 @@ def history(
     """
     from shopfds_ops import blacklist
 
-    targets = _targets(ip, range, bin, email_domain, email, user, device, needed=False)
+    targets = targets_of(ip, range, bin, email_domain, email, user, device, needed=False)
     live = open_stack().live
     finish(blacklist.told(blacklist.run(live, lambda manager: manager.history(targets, limit=limit))), format)
 
@@ -385,75 +249,4 @@ def rebuild(format: FormatOption = Format.table) -> None:
     finish(blacklist.rebuilt(done), format)
 
 
-def _targets(  # noqa: PLR0917  # the options of every command, in their order
-    ip: Values,
-    range: Values,
-    bin: Values,
-    email_domain: Values,
-    email: Values,
-    user: Values,
-    device: Values,
-    *,
-    needed: bool = True,
-) -> list[Target]:
-    """The values named, each in its canonical form, in the order of the options."""
-    from services.fds.blacklist.entries import Kind, Target
-    from shopfds_ops import blacklist
-    from shopfds_ops.errors import UsageError
-
-    for text in ip or ():
-        if "/" in text:
-            raise UsageError(f"--ip '{text}' is a range", remedy=f"name it with --range {text}")
-    for text in range or ():
-        if "/" not in text:
-            raise UsageError(f"--range '{text}' is not a range", remedy="write it like 203.0.113.0/24, or use --ip")
-    given: tuple[tuple[Kind, Values], ...] = (
-        (Kind.ip, ip),
-        (Kind.ip, range),
-        (Kind.card_bin, bin),
-        (Kind.email_domain, email_domain),
-        (Kind.email, email),
-        (Kind.user, user),
-        (Kind.device, device),
-    )
-    with blacklist.explained():
-        targets = [Target.parse(kind, text) for kind, texts in given for text in texts or ()]
-    if needed and not targets:
-        raise UsageError(
-            "no value is named",
-            remedy="name one with --ip, --range, --bin, --email-domain, --email, --user or --device",
-        )
-    return list(dict.fromkeys(targets))
-
-
-def _actor(given: str | None) -> str:
-    """Who makes the change: as given, or the user of the operating system."""
-    import getpass
-    import os
-
-    from services.fds.blacklist.entries import parse_actor
-
-    if given is not None:
-        return parse_actor(given)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
-
-
-def _content(file: str) -> bytes:
-    """What the file holds, or what is piped in."""
-    from shopfds_ops.errors import UsageError
-
-    if file == "-":
-        if sys.stdin.isatty():
-            raise UsageError("nothing is piped in", remedy="`cat FILE | shopfds blacklist import -`, or name the file")
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}", remedy="name a file that is there") from None
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
+blacklist_lists.register(app)

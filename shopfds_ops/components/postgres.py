@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from services.common.replication import ReplicationReport, Slot, check_replication_lag
-from shopfds_ops.components.base import PUT_IN_FORCE, Client, Component, Live, Plan, Report
+from shopfds_ops.components import postgres_roles as roles
+from shopfds_ops.components.base import Client, Component, Live, Plan, Report
+from shopfds_ops.components.postgres_roles import CONNECT_SECONDS, PRIMARY, REPLICA, SUPERUSER_REMEDY, conninfo
 from shopfds_ops.errors import StepError
 from shopfds_ops.events import Note, Sink
 from shopfds_ops.result import Problem, Table
@@ -18,25 +20,11 @@ from shopfds_ops.steps import Step
 from shopfds_ops.text import bytes_text, seconds_text
 from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
-PRIMARY = "postgres-primary"
-REPLICA = "postgres-replica"
+__all__ = ["HEARTBEAT", "PRIMARY", "REPLICA", "Postgres", "conninfo", "replication"]
+
 HEARTBEAT = "postgres-heartbeat"
 SLOT = "postgres_replica"
-CONNECT_SECONDS = 2
 REBUILD_SECONDS = 120.0
-SUPERUSER_REMEDY = "restore POSTGRES_PASSWORD in .env to the value that the data were made with"
-
-PASSWORDS: Mapping[str, str] = {
-    "postgres": "POSTGRES_PASSWORD",
-    "replicator": "POSTGRES_REPLICATOR_PASSWORD",
-    "shopfds": "POSTGRES_APP_PASSWORD",
-    "monitor": "POSTGRES_MONITOR_PASSWORD",
-}
-GRANTS: Mapping[str, str] = {
-    "replicator": "LOGIN REPLICATION",
-    "shopfds": "LOGIN",
-    "monitor": "LOGIN IN ROLE pg_monitor",
-}
 
 
 class Postgres(Component):
@@ -122,14 +110,10 @@ class Postgres(Component):
         }
 
     def secret_files(self, plan: Plan, secrets: Secrets) -> Mapping[str, str]:
-        lines = [f"*:*:*:{role}:{_passfile_escaped(secrets[PASSWORDS[role]])}" for role in ("replicator", "monitor")]
-        # Single-user mode takes one statement on each line.
-        bootstrap = [_text(_create(role, secrets[PASSWORDS[role]])) for role in GRANTS]
-        bootstrap += [_text(statement) for statement in _database_statements(plan.settings.postgres.database)]
         return {
             "postgres-superuser": secrets["POSTGRES_PASSWORD"] + "\n",
-            "postgres-passfile": "\n".join(lines) + "\n",
-            "postgres-bootstrap.sql": "".join(f"{statement}\n" for statement in bootstrap),
+            "postgres-passfile": roles.passfile(secrets),
+            "postgres-bootstrap.sql": roles.bootstrap(secrets, plan.settings.postgres.database),
         }
 
     def client(self, live: Live, node: Node) -> Client:
@@ -197,7 +181,7 @@ class Postgres(Component):
 
     def steps(self, live: Live) -> Sequence[Step]:
         return (
-            Step("postgres.roles", self._check_roles(live), self._mend_roles(live), requires=(PRIMARY,)),
+            Step("postgres.roles", partial(roles.check, live), partial(roles.mend, live), requires=(PRIMARY,)),
             Step(
                 "postgres.replication",
                 self._check_replication(live),
@@ -206,44 +190,6 @@ class Postgres(Component):
                 settle=REBUILD_SECONDS,
             ),
         )
-
-    def _check_roles(self, live: Live) -> Callable[[], str | None]:
-        def check() -> str | None:
-            for role in ("monitor", "shopfds"):
-                try:
-                    psycopg.connect(conninfo(live, role), connect_timeout=CONNECT_SECONDS).close()
-                except psycopg.OperationalError as error:
-                    return f"role {role} cannot log in: {' '.join(str(error).split())}"
-            try:
-                psycopg.connect(
-                    conninfo(live, "replicator") + " replication=true", connect_timeout=CONNECT_SECONDS
-                ).close()
-            except psycopg.OperationalError as error:
-                return f"role replicator cannot log in: {' '.join(str(error).split())}"
-            return None
-
-        return check
-
-    def _mend_roles(self, live: Live) -> Callable[[Sink], None]:
-        def apply(sink: Sink) -> None:
-            with psycopg.connect(
-                conninfo(live, "postgres", database="postgres"), connect_timeout=CONNECT_SECONDS, autocommit=True
-            ) as connection:
-                for role in GRANTS:
-                    password = live.secrets[PASSWORDS[role]]
-                    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-                    # The verifier, not the password: statements end up in logs.
-                    verifier = connection.pgconn.encrypt_password(
-                        password.encode(), role.encode(), b"scram-sha-256"
-                    ).decode()
-                    connection.execute(_alter(role, verifier) if known else _create(role, verifier))
-                database = live.settings.postgres.database
-                known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
-                for statement in _database_statements(database)[1 if known else 0 :]:
-                    connection.execute(statement)
-            sink(Note("info", "PostgreSQL's roles and their passwords now are as .env says"))
-
-        return apply
 
     def _check_replication(self, live: Live) -> Callable[[], str | None]:
         def check() -> str | None:
@@ -284,16 +230,7 @@ class Postgres(Component):
         return apply
 
     def refused_secrets(self, live: Live) -> Sequence[Problem]:
-        refused: list[Problem] = []
-        for role, name in PASSWORDS.items():
-            suffix = " replication=true" if role == "replicator" else ""
-            try:
-                psycopg.connect(conninfo(live, role) + suffix, connect_timeout=CONNECT_SECONDS).close()
-            except psycopg.OperationalError as error:
-                if "authentication failed" in str(error):
-                    remedy = SUPERUSER_REMEDY if role == "postgres" else PUT_IN_FORCE
-                    refused.append(Problem(name, f"role {role} cannot log in", remedy))
-        return refused
+        return roles.refused(live)
 
     # -- report --------------------------------------------------------------------------------------------------
 
@@ -330,44 +267,6 @@ def replication(live: Live) -> ReplicationReport:
         replica=REPLICA,
         heartbeat_seconds=live.settings.postgres.heartbeat_seconds,
     )
-
-
-def conninfo(live: Live, role: str, member: str = "primary", database: str | None = None) -> str:
-    """libpq connection string, password included, by which this machine reaches the primary or the replica."""
-    host, port = live.address(PRIMARY if member == "primary" else REPLICA, "postgres")
-    return psycopg.conninfo.make_conninfo(
-        host=host,
-        port=port,
-        user=role,
-        password=live.secrets[PASSWORDS[role]],
-        dbname=database or live.settings.postgres.database,
-        application_name="shopfds",
-    )
-
-
-def _create(role: str, password: str) -> sql.Composed:
-    return sql.SQL("CREATE ROLE {} {} PASSWORD {};").format(sql.Identifier(role), sql.SQL(GRANTS[role]), password)
-
-
-def _alter(role: str, verifier: str) -> sql.Composed:
-    return sql.SQL("ALTER ROLE {} LOGIN PASSWORD {};").format(sql.Identifier(role), verifier)
-
-
-def _database_statements(database: str) -> list[sql.Composed]:
-    name = sql.Identifier(database)
-    return [
-        sql.SQL("CREATE DATABASE {} OWNER shopfds;").format(name),
-        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC;").format(name),
-        sql.SQL("GRANT CONNECT, CREATE ON DATABASE {} TO monitor;").format(name),
-    ]
-
-
-def _text(statement: sql.Composed) -> str:
-    return statement.as_string(None)
-
-
-def _passfile_escaped(password: str) -> str:
-    return password.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _room(slot: Slot) -> str:

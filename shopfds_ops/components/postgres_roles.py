@@ -1,0 +1,122 @@
+"""PostgreSQL's roles: who they are, what they may do, how this machine logs in as them, and mending their passwords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import psycopg
+from psycopg import sql
+
+from shopfds_ops.components.base import PUT_IN_FORCE, Live
+from shopfds_ops.events import Note, Sink
+from shopfds_ops.result import Problem
+from shopfds_ops.secrets import Secrets
+
+PRIMARY = "postgres-primary"
+REPLICA = "postgres-replica"
+CONNECT_SECONDS = 2
+SUPERUSER_REMEDY = "restore POSTGRES_PASSWORD in .env to the value that the data were made with"
+
+
+PASSWORDS: Mapping[str, str] = {
+    "postgres": "POSTGRES_PASSWORD",
+    "replicator": "POSTGRES_REPLICATOR_PASSWORD",
+    "shopfds": "POSTGRES_APP_PASSWORD",
+    "monitor": "POSTGRES_MONITOR_PASSWORD",
+}
+GRANTS: Mapping[str, str] = {
+    "replicator": "LOGIN REPLICATION",
+    "shopfds": "LOGIN",
+    "monitor": "LOGIN IN ROLE pg_monitor",
+}
+
+
+def conninfo(live: Live, role: str, member: str = "primary", database: str | None = None) -> str:
+    """libpq connection string, password included, by which this machine reaches the primary or the replica."""
+    host, port = live.address(PRIMARY if member == "primary" else REPLICA, "postgres")
+    return psycopg.conninfo.make_conninfo(
+        host=host,
+        port=port,
+        user=role,
+        password=live.secrets[PASSWORDS[role]],
+        dbname=database or live.settings.postgres.database,
+        application_name="shopfds",
+    )
+
+
+def bootstrap(secrets: Secrets, database: str) -> str:
+    """What a new primary runs once, before anybody can connect: one SQL statement on each line."""
+    statements = [_create(role, secrets[PASSWORDS[role]]) for role in GRANTS] + _database_statements(database)
+    return "".join(f"{statement.as_string(None)}\n" for statement in statements)
+
+
+def passfile(secrets: Secrets) -> str:
+    """libpq's password file for the nodes themselves: the replica and the heartbeat."""
+    lines = [f"*:*:*:{role}:{_escaped(secrets[PASSWORDS[role]])}" for role in ("replicator", "monitor")]
+    return "\n".join(lines) + "\n"
+
+
+def check(live: Live) -> str | None:
+    """None when every role but the superuser logs in with its password in .env, else who does not."""
+    for role in GRANTS:
+        if said := _login(live, role):
+            return f"role {role} cannot log in: {said}"
+    return None
+
+
+def mend(live: Live, sink: Sink) -> None:
+    """Create what is missing, and set every password as .env says. Safe to repeat."""
+    with psycopg.connect(
+        conninfo(live, "postgres", database="postgres"), connect_timeout=CONNECT_SECONDS, autocommit=True
+    ) as connection:
+        for role in GRANTS:
+            password = live.secrets[PASSWORDS[role]]
+            known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+            # The verifier, not the password: statements end up in logs.
+            verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+            connection.execute(_alter(role, verifier) if known else _create(role, verifier))
+        database = live.settings.postgres.database
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
+        for statement in _database_statements(database)[1 if known else 0 :]:
+            connection.execute(statement)
+    sink(Note("info", "PostgreSQL's roles and their passwords now are as .env says"))
+
+
+def refused(live: Live) -> Sequence[Problem]:
+    """The secrets that the primary refuses."""
+    return [
+        Problem(name, f"role {role} cannot log in", SUPERUSER_REMEDY if role == "postgres" else PUT_IN_FORCE)
+        for role, name in PASSWORDS.items()
+        if "authentication failed" in (_login(live, role) or "")
+    ]
+
+
+def _login(live: Live, role: str) -> str | None:
+    """What the primary says when it does not let the role in."""
+    replication = " replication=true" if role == "replicator" else ""
+    try:
+        psycopg.connect(conninfo(live, role) + replication, connect_timeout=CONNECT_SECONDS).close()
+    except psycopg.OperationalError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _create(role: str, password: str) -> sql.Composed:
+    return sql.SQL("CREATE ROLE {} {} PASSWORD {};").format(sql.Identifier(role), sql.SQL(GRANTS[role]), password)
+
+
+def _alter(role: str, verifier: str) -> sql.Composed:
+    return sql.SQL("ALTER ROLE {} LOGIN PASSWORD {};").format(sql.Identifier(role), verifier)
+
+
+def _database_statements(database: str) -> list[sql.Composed]:
+    name = sql.Identifier(database)
+    return [
+        sql.SQL("CREATE DATABASE {} OWNER shopfds;").format(name),
+        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC;").format(name),
+        sql.SQL("GRANT CONNECT, CREATE ON DATABASE {} TO monitor;").format(name),
+    ]
+
+
+def _escaped(password: str) -> str:
+    return password.replace("\\", "\\\\").replace(":", "\\:")
