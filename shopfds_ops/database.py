@@ -9,9 +9,9 @@ import psycopg
 
 from shopfds_ops.errors import DataError, NotRunningError
 
-MIGRATION_LOCK = 0x53484F5046445301
+MIGRATION_LOCK = 0x53484F5046445303
 SEED_LOCK = 0x53484F5046445302
-"""Advisory lock keys ("SHOPFDS" and a number): one command of a kind at a time per database."""
+"""Advisory lock keys ("SHOPFDS" and a number): one command of a kind at a time per database. 1 is the blacklist's."""
 
 CONNECT_TIMEOUT = 10
 LOCK_TIMEOUT = 30

@@ -19,6 +19,7 @@ from services.fds.blacklist.errors import InvalidValueError, NotListedError, Una
 from services.fds.blacklist.keys import MARKERS, key_of
 from services.fds.blacklist.lists import Defaults, ListFormat, read, write_csv
 from services.fds.blacklist.manager import BlacklistManager, proposal
+from services.fds.blacklist.record import LOCK
 from shopfds_ops.components import postgres, redis_cluster
 from shopfds_ops.components.base import Live
 from tests.conftest import Project
@@ -99,6 +100,14 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 20) -> No
     while not await holds():
         assert time.monotonic() < end, "it does not hold in time"
         await asyncio.sleep(0.02)
+
+
+async def test_what_is_outstanding_is_told_at_once_while_somebody_changes_the_list(
+    blacklist: BlacklistManager, live: Live
+) -> None:
+    with psycopg.connect(postgres.conninfo(live, "shopfds"), autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        assert await asyncio.wait_for(blacklist.outstanding(), 5) is None
 
 
 async def test_a_value_is_listed_until_it_is_removed(blacklist: BlacklistManager) -> None:

@@ -201,9 +201,8 @@ class BlacklistManager:
             return error.what
         if None in markers:
             return f"{markers.count(None)} of {len(markers)} parts of the copy are not known to be complete"
-        async with self._record.changing() as changing:
-            unapplied = len(await changing.unapplied())
-        return f"changes are not in the copy yet ({unapplied})" if unapplied else None
+        waiting = await self._record.waiting()  # without the lock: a long import holds nobody up who only looks
+        return f"changes are not in the copy yet ({waiting})" if waiting else None
 
     async def settle(self) -> tuple[Copied, str]:
         """Apply changes that the copy may lack, and restore parts of it that were lost. Cheap when there is nothing."""
