@@ -75,7 +75,7 @@ def steps(live: Live) -> Sequence[Step]:
 
     # The generator's word lists take longer to import than `status` has to spare.
     from shopfds_ops.seed import loader  # noqa: PLC0415
-    from shopfds_ops.seed.plan import Plan  # noqa: PLC0415
+    from shopfds_ops.seed.plan import scaled  # noqa: PLC0415
 
     def check_migrations() -> str | None:
         pending = migrations.pending(postgres.conninfo(live, "shopfds"))
@@ -88,14 +88,7 @@ def steps(live: Live) -> Sequence[Step]:
         return loader.outstanding(postgres.conninfo(live, "shopfds"))
 
     def seed(sink: Sink) -> None:
-        sizes = live.settings.seed
-        plan = Plan(
-            users=sizes.users,
-            products=sizes.products,
-            orders=sizes.orders,
-            reviews=sizes.reviews,
-            rng_seed=sizes.rng_seed,
-        )
+        plan = scaled(live.settings.seed, 1.0, {})
         loader.seed(postgres.conninfo(live, "shopfds"), plan, "if-empty", sink)
 
     return (

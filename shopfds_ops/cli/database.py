@@ -99,14 +99,14 @@ def seed(
     from shopfds_ops import console
     from shopfds_ops.errors import UsageError
     from shopfds_ops.seed import loader
-    from shopfds_ops.seed.plan import Plan, scaled
+    from shopfds_ops.seed.plan import scaled
 
     if append + reset + check > 1:
         raise UsageError("--append, --reset and --check exclude each other", remedy="give one of them")
     if check:
         finish(_checked(_conninfo()), format)
     plan = scaled(
-        Plan(**open_stack().settings.seed.model_dump()),
+        open_stack().settings.seed,
         scale,
         {"users": users, "products": products, "orders": orders, "reviews": reviews, "rng_seed": rng_seed},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from shopfds_ops.errors import UsageError
 
@@ -87,7 +87,22 @@ class Plan:
         }
 
 
-def scaled(defaults: Plan, scale: float, given: dict[str, int | None]) -> Plan:
+class Sizes(Protocol):
+    """The sizes of a batch as they were set: not yet known to fit each other."""
+
+    @property
+    def users(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def orders(self) -> int: ...
+    @property
+    def reviews(self) -> int: ...
+    @property
+    def rng_seed(self) -> int: ...
+
+
+def scaled(defaults: Sizes, scale: float, given: dict[str, int | None]) -> Plan:
     """The plan for `--scale`: defaults multiplied, except for the sizes that were given by themselves.
 
     `given` has users, products, orders, reviews and rng_seed; None means not given. Where the reviews were not given

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shopfds_ops.errors import UsageError
 from shopfds_ops.seed.plan import LIMITS, SHARES, Plan, scaled
+from shopfds_ops.settings import Seed
 
 NOTHING: dict[str, int | None] = {}
 
@@ -65,6 +66,11 @@ def test_scale_multiplies_what_is_not_given() -> None:
 
 def test_reviews_that_were_not_asked_for_give_way_to_fewer_orders() -> None:
     assert scaled(Plan(), 1, {"orders": 100}).reviews == 85
+
+
+def test_reviews_from_the_settings_give_way_to_fewer_orders_from_the_settings() -> None:
+    assert scaled(Seed(orders=100), 1, {}) == Plan(orders=100, reviews=85)
+    assert scaled(Seed(orders=100), 1, {"reviews": 0}) == Plan(orders=100, reviews=0)
 
 
 def test_reviews_that_were_asked_for_do_not() -> None:
