@@ -45,6 +45,8 @@ def migrate(conninfo: str, service: str | None = None, revision: str = HEAD, sin
     Each service moves in one transaction, so a failed migration leaves it as it was. Returns the moves that were made.
     """
     wanted = _targets(service, revision)
+    if not _moves(current(conninfo), wanted):
+        return []
     with _alembic(conninfo) as connection:
         moves = _moves(_current(_raw(connection)), wanted)
         for move in moves:
@@ -191,13 +193,19 @@ def _current(connection: psycopg.Connection) -> dict[str, str | None]:
 
 @contextmanager
 def _alembic(conninfo: str) -> Iterator[sa.Connection]:
-    """A SQLAlchemy connection for Alembic that holds the migration lock: two runs at once come one after the other."""
+    """A SQLAlchemy connection for Alembic that holds the locks of migrations and seeds.
+
+    Two migrations at once come one after the other, and no table goes away under a seed.
+    """
     import sqlalchemy as sa  # noqa: PLC0415 - `pending` is asked by every `up`, and needs none of this
 
     with database.connect(conninfo, autocommit=False) as raw:
         engine = sa.create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=sa.StaticPool)
         raw.autocommit = True
-        with database.exclusive(raw, database.MIGRATION_LOCK, "migration"):
+        with (
+            database.exclusive(raw, database.MIGRATION_LOCK, "migration"),
+            database.exclusive(raw, database.SEED_LOCK, "seed"),
+        ):
             raw.autocommit = False
             try:
                 with engine.connect() as connection:

@@ -140,12 +140,6 @@ def outstanding(conninfo: str) -> str | None:
         return None if _filled(connection) else "the database is empty"
 
 
-def filled(conninfo: str) -> bool:
-    """Whether there is nothing left to seed: some table has rows, and no batch is unfinished."""
-    with database.connect(conninfo) as connection:
-        return bool(_filled(connection)) and _unfinished(connection) is None
-
-
 def counts(conninfo: str) -> dict[str, int]:
     """Rows per seeded table, exact."""
     with database.connect(conninfo) as connection:
@@ -201,6 +195,11 @@ def _commit(connection: psycopg.Connection, batch: Batch, chunk: Chunk) -> None:
             sql.SQL("UPDATE ecommerce.seed_batches SET {} = %s WHERE batch = %s").format(column),
             [chunk.done, batch.batch],
         )
+        if cursor.rowcount != 1:
+            raise DataError(
+                f"the record of batch {batch.batch} is gone: somebody emptied the database while it was seeded",
+                remedy="run it again",
+            )
 
 
 @contextmanager

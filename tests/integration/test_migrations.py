@@ -172,7 +172,7 @@ def test_reset_leaves_the_latest_schema_empty_whatever_was_there(database: str) 
     migrations.reset(database)
 
     assert migrations.current(database) == HEADS
-    assert not loader.filled(database)
+    assert loader.outstanding(database) == "the database is empty"
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT to_regclass('ecommerce.mine'), to_regtype('fds.mood')").fetchone() == (
             None,

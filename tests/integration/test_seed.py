@@ -98,7 +98,7 @@ def _interrupt(database: str, plan: Plan, mode: str, how: signal.Signals) -> str
 
 
 def test_the_default_plan_fills_an_empty_database(migrated: str) -> None:
-    assert not loader.filled(migrated)
+    assert loader.outstanding(migrated) == "the database is empty"
     result = loader.seed(migrated, Plan())
     assert result.batch == 1
     assert _counts(migrated) == {
@@ -109,7 +109,7 @@ def test_the_default_plan_fills_an_empty_database(migrated: str) -> None:
         "transactions": 10000,
     }
     assert {table: count for table, count in result.rows.items() if count} == loader.counts(migrated)
-    assert loader.filled(migrated)
+    assert loader.outstanding(migrated) is None
     with psycopg.connect(migrated) as connection:
         labels = connection.execute("SELECT label, count(*) FROM fds.transactions GROUP BY label").fetchall()
     assert dict(labels) == {"normal": 8500, "suspicious": 1000, "fraud": 500}
@@ -141,7 +141,7 @@ def test_three_appends_of_which_one_is_killed_add_up(migrated: str) -> None:
     _interrupt(migrated, LARGE, "append", signal.SIGKILL)
     partly = _counts(migrated)
     assert partly["orders"] < 2 * SMALL.orders + LARGE.orders
-    assert not loader.filled(migrated)
+    assert "batch 3 is unfinished" in (loader.outstanding(migrated) or "")
 
     result = loader.seed(migrated, SMALL, "append")
 
@@ -210,6 +210,31 @@ def test_a_second_seed_gives_up_when_the_first_takes_too_long(migrated: str, mon
         with pytest.raises(DataError, match="another seed is at work"):
             loader.seed(migrated, SMALL)
     assert loader.seed(migrated, SMALL).batch == 1
+
+
+def test_a_new_schema_is_not_made_under_a_running_seed(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader.seed(migrated, SMALL)
+    before = _content(migrated)
+    monkeypatch.setattr(operations, "LOCK_TIMEOUT", 1)
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [operations.SEED_LOCK])
+        with pytest.raises(DataError, match="another seed is at work"):
+            migrations.reset(migrated)
+        with pytest.raises(DataError, match="another seed is at work"):
+            migrations.migrate(migrated, revision="base")
+    assert _content(migrated) == before
+    assert migrations.reset(migrated)
+
+
+def test_a_seed_whose_record_was_removed_meanwhile_is_one_clear_error(migrated: str) -> None:
+    def remove(event: Event) -> None:
+        if isinstance(event, Progress) and event.name == "seed orders" and event.done:
+            with psycopg.connect(migrated, autocommit=True) as connection:
+                connection.execute("DELETE FROM ecommerce.seed_batches")
+
+    with pytest.raises(DataError, match="the record of batch 1 is gone"):
+        loader.seed(migrated, LARGE, sink=remove)
+    assert 0 < _counts(migrated)["orders"] < LARGE.orders
 
 
 def test_a_reset_does_not_wait_for_ever_for_readers(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
