@@ -154,6 +154,9 @@ def _of_nodes(nodes: Sequence[ClusterNode], views: Sequence[NodeView]) -> list[C
         if node.status == "refused":
             what = f"refuses the user or password it is asked with: {view.said}"
             remedy = "the server was started with other passwords than .env has: restore .env, or run `shopfds up`"
+        elif node.status == "failing":
+            what = f"answers with an error: {view.said}"
+            remedy = f"see `shopfds logs {node.name}`, then run `shopfds up`"
         elif node.status == "loading":
             what, remedy = view.said, "wait until it has read its append-only file"
         elif not node.reachable:

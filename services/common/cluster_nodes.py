@@ -16,8 +16,9 @@ SLOTS = 16384
 ALL_SLOTS = (1 << SLOTS) - 1
 """The mask of all slots."""
 
-Status = Literal["up", "loading", "refused", "silent", "down"]
-"""up; loading its data; refused: it does not accept our password; silent: no answer in time; down: no process."""
+Status = Literal["up", "loading", "refused", "failing", "silent", "down"]
+"""up; loading its data; refused: it does not accept our password; failing: it answers with an error; silent: no answer
+in time; down: no process."""
 
 REPLICATION_USER = "replication"
 """The user as which replicas log in to their masters."""
@@ -246,7 +247,7 @@ def _closed(client: redis.Redis) -> bool | None:
 
 def _status(error: redis.RedisError) -> Status:
     match error:
-        case redis.AuthenticationError():  # before ConnectionError, whose child it is
+        case redis.AuthenticationError():  # NOAUTH, WRONGPASS; before ConnectionError, whose child it is
             return "refused"
         case redis.exceptions.BusyLoadingError():
             return "loading"
@@ -254,7 +255,7 @@ def _status(error: redis.RedisError) -> Status:
             return "silent"
         case redis.ConnectionError():
             return "down"
-    return "refused"
+    return "failing"
 
 
 def _keys(db0: str) -> int:

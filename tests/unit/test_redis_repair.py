@@ -266,6 +266,7 @@ def test_a_node_that_moved_to_another_address_is_introduced_again() -> None:
     [
         (lambda view: dataclasses.replace(view, status="down", said="refused", me=None), "does not answer: refused"),
         (lambda view: dataclasses.replace(view, status="silent", said="timed out"), "does not answer: timed out"),
+        (lambda view: dataclasses.replace(view, status="failing", said="MISCONF"), "does not answer: MISCONF"),
         (lambda view: dataclasses.replace(view, status="loading", said="loading"), "does not answer: loading"),
         (lambda view: dataclasses.replace(view, cluster_ok=False), "says the state of the cluster is fail"),
         (
