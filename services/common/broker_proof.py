@@ -42,14 +42,12 @@ class ProofTimeoutError(BrokerError):
     """The message was not confirmed and consumed in time; says how far it came."""
 
 
-def login(broker: Broker, *, timeout: float = LOGIN_TIMEOUT) -> float:
-    """Open an AMQP connection to our virtual host and close it properly. Returns seconds.
+def login(broker: Broker, *, timeout: float = LOGIN_TIMEOUT) -> None:
+    """Open an AMQP connection to our virtual host and close it properly.
 
     Raises BrokerAccessError or BrokerUnreachableError, at the latest after `timeout` seconds.
     """
-    session = _Session(broker, timeout)
-    session.run()
-    return session.seconds
+    _Session(broker, timeout).run()
 
 
 def prove(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Numeric, func
@@ -29,6 +30,12 @@ BigId = Annotated[int, mapped_column(BigInteger, Identity(always=True), primary_
 """A key the database hands out. ALWAYS: no INSERT can smuggle in an id that the sequence has yet to reach; COPY may."""
 
 CreatedAt = Annotated[dt.datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
+
+
+def one_of(column: str, words: Iterable[str]) -> str:
+    """A CHECK expression: the column holds one of these words."""
+    listed = ", ".join(f"'{word}'" for word in words)
+    return f"{column} IN ({listed})"
 
 
 def schema(name: str) -> MetaData:

@@ -24,8 +24,6 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from services.common.database import BigId, CreatedAt
 from services.ecommerce.database import Base
 
-ORDER_STATUSES = ("pending", "paid", "shipped", "delivered", "cancelled", "refunded")
-
 
 class User(Base):
     """A customer."""

@@ -8,17 +8,9 @@ from sqlalchemy import CHAR, CheckConstraint, Index, Text, UniqueConstraint, tex
 from sqlalchemy.dialects.postgresql import INET
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.common.database import BigId, CreatedAt
+from services.common.database import BigId, CreatedAt, one_of
 from services.fds.database import Base
-
-LABELS = ("normal", "suspicious", "fraud")
-PATTERNS = ("velocity", "amount", "geography", "disposable_email", "shared_device", "shared_card_bin")
-
-
-def one_of(column: str, values: tuple[str, ...]) -> str:
-    """A CHECK expression: the column holds one of these words."""
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"{column} IN ({listed})"
+from services.fds.judgements import LABELS, PATTERNS
 
 
 class Transaction(Base):

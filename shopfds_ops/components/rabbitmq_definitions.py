@@ -12,14 +12,13 @@ import hmac
 from collections.abc import Mapping
 from typing import Any
 
+from services.common.broker_proof import PROOF
 from shopfds_ops.settings import Settings
 
 WORK_EXCHANGE = "shopfds"
 WORK_QUEUES = ("ecommerce", "fds")
 DEAD_LETTER = "dead-letter"
 """The exchange to which rejected work goes, and the queue that keeps it."""
-PROOF = "proof"
-"""The exchange and the queue by which the broker is proven: see `services.common.broker.prove`."""
 PROOF_TTL_MS = 60_000
 PROOF_LENGTH = 100
 USER_TAG = "monitoring"

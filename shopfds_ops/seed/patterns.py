@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import NamedTuple
 
+from services.fds.judgements import PATTERNS
 from shopfds_ops.seed.plan import Label, Plan
 from shopfds_ops.seed.rows import DAY
 
@@ -62,7 +63,6 @@ class Slot(NamedTuple):
     """OWN, or the address (16 bits) inside the country."""
 
 
-PATTERNS = ("velocity", "amount", "geography", "disposable_email", "shared_device", "shared_card_bin")
 MIX: dict[Label, tuple[float, ...]] = {
     "fraud": (0.25, 0.45, 0.65, 0.75, 0.875, 1.0),
     "suspicious": (0.20, 0.45, 0.70, 0.80, 0.90, 1.0),

@@ -162,11 +162,6 @@ def _one_line(what: str, text: str, longest: int) -> str:
     return plain
 
 
-def network_of(value: str) -> Network:
-    """The range that a canonical ip value covers (an address covers itself)."""
-    return ipaddress.ip_network(value)
-
-
 def _ip(text: str) -> str:
     if "%" in text:
         raise InvalidValueError(

@@ -9,16 +9,12 @@ from sqlalchemy import CheckConstraint, Index, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.common.database import BigId, CreatedAt
+from services.common.database import BigId, CreatedAt, one_of
 from services.fds.blacklist.entries import Kind
 from services.fds.database import Base
 
 ACTIONS = ("added", "extended", "replaced", "ttl", "removed", "expired")
 """extended: added again with a longer life; replaced: added again, told to; ttl: its life was set; expired: swept."""
-
-
-def _one_of(column: str, words: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(word) for word in words)})"
 
 
 class BlacklistEntry(Base):
@@ -27,7 +23,7 @@ class BlacklistEntry(Base):
     __tablename__ = "blacklist_entries"
     __table_args__ = (
         UniqueConstraint("kind", "value"),
-        CheckConstraint(_one_of("kind", tuple(kind.value for kind in Kind)), name="kind"),
+        CheckConstraint(one_of("kind", (kind.value for kind in Kind)), name="kind"),
         CheckConstraint("length(value) BETWEEN 1 AND 320", name="value"),
         CheckConstraint("length(reason) BETWEEN 1 AND 500", name="reason"),
         Index("blacklist_entries_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
@@ -48,7 +44,7 @@ class BlacklistChange(Base):
 
     __tablename__ = "blacklist_history"
     __table_args__ = (
-        CheckConstraint(_one_of("action", ACTIONS), name="action"),
+        CheckConstraint(one_of("action", ACTIONS), name="action"),
         Index("blacklist_history_entry_idx", "kind", "value", text("id DESC")),
         {"comment": "Every change of the blacklist; append-only"},
     )
