@@ -34,7 +34,7 @@ class Requirement:
 REQUIREMENTS = (
     Requirement("postgres", "PostgreSQL", "postgres", (14,), 17),
     Requirement("redis", "Redis", "redis-server", (6, 2), 8),
-    Requirement("rabbitmq", "RabbitMQ", "rabbitmq-server", (3, 9), 4),
+    Requirement("rabbitmq", "RabbitMQ", "rabbitmq-server", (3, 9, 4), 4),
 )
 
 
