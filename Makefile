@@ -13,10 +13,11 @@ help: ## list the targets
 
 $(BIN)/shopfds: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "[FAIL] Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
-	  echo "installing python3-venv"; rm -rf $(VENV); \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	  echo "installing $$package"; rm -rf $(VENV); \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
-	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null && \
 	  $(PYTHON) -m venv $(VENV); }
 	@echo "installing ShopFDS into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -50,7 +51,8 @@ bench: setup ## ratios against the same work by hand, in one table
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## stop everything, remove data, secrets, rendered files and .venv; ARGS="--yes" does not ask
-	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes $(ARGS); fi
+	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes $(ARGS); \
+	  elif [ -d .shopfds ]; then echo "[FAIL] .venv is gone, but .shopfds is there: make setup, then make clean" >&2; exit 1; fi
 	@rm -rf infrastructure .shopfds $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup up dev migrate seed reset-db test bench clean

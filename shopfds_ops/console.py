@@ -131,7 +131,10 @@ def watch(look: Callable[[], Result], interval: float, format: Format) -> None:
         result = look()
         if sys.stdout.isatty() and format == "table":
             out().clear()
-        show(result, format)
+        if format == "json":
+            sys.stdout.write(json.dumps(result.envelope()) + "\n")  # one line for each look
+        else:
+            show(result, format)
         sys.stdout.flush()
         time.sleep(interval)
 

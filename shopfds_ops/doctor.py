@@ -84,7 +84,7 @@ def _rendered(stack: Stack) -> Iterator[Finding]:
 
 
 def _clock(stack: Stack) -> Iterator[Finding]:
-    """Redis and PostgreSQL judge expiry by their own clocks: on one machine they must agree with ours."""
+    """PostgreSQL judges by its own clock what has expired: it must agree with ours."""
     states = stack.engine.states()
     if postgres.PRIMARY not in states or states[postgres.PRIMARY].pid is None:
         yield Finding("clock", "ok", f"this machine says {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC")

@@ -17,7 +17,7 @@ from shopfds_ops.files import write_atomically
 from shopfds_ops.settings import MANIFEST
 
 SUFFIX = ".j2"
-HEADER_MODE = 0o644
+FILE_MODE = 0o644
 
 Kind = Literal["new", "changed", "edited", "orphan", "same"]
 
@@ -125,12 +125,12 @@ class Output:
                         continue
                     target.replace(target.with_name(f"{target.name}.edited"))
                 if change.kind in ("new", "changed", "edited"):
-                    write_atomically(target, rendered[change.path], mode=HEADER_MODE)
+                    write_atomically(target, rendered[change.path], mode=FILE_MODE)
                 elif change.kind == "orphan" and manifest[change.path] == _hash(self._read(change.path) or b""):
                     target.unlink()
             if hashes != manifest:
                 text = json.dumps({"version": 1, "files": hashes}, indent=1, sort_keys=True) + "\n"
-                write_atomically(self.folder / MANIFEST, text.encode(), mode=HEADER_MODE)
+                write_atomically(self.folder / MANIFEST, text.encode(), mode=FILE_MODE)
         except OSError as error:
             raise RenderError(
                 f"{self.folder} cannot be written: {error.strerror or error}", remedy="make the folder writable"

@@ -13,6 +13,8 @@ from dotenv import dotenv_values
 from shopfds_ops.errors import SecretsError
 from shopfds_ops.files import write_atomically
 
+HEADER = "# Made by shopfds. Keep it: the data cannot be opened without it."
+
 # A name begins with the component (postgres, redis, rabbitmq) whose data are made with it.
 PURPOSES: Mapping[str, str] = {
     "POSTGRES_PASSWORD": "PostgreSQL superuser (postgres): initialization only",
@@ -53,11 +55,7 @@ def load(path: Path, *, needed_by: Collection[str]) -> Secrets:
         )
     if missing:
         new = {name: random_source.token_urlsafe(24) for name in missing}
-        lines = (
-            [text.rstrip("\n")]
-            if text.strip()
-            else ["# Made by shopfds. Keep it: the data cannot be opened without it."]
-        )
+        lines = [text.rstrip("\n")] if text.strip() else [HEADER]
         lines += [f"# {PURPOSES[name]}\n{name}={value}" for name, value in new.items()]
         try:
             write_atomically(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
@@ -79,6 +77,16 @@ def read(path: Path) -> Secrets:
             remedy="restore it from your backup; `shopfds up` makes those that no data need yet",
         )
     return Secrets(found)
+
+
+def forget(path: Path) -> None:
+    """Take our secrets out of the file; it stays if anything else is in it."""
+    ours = (*(f"{name}=" for name in PURPOSES), *(f"# {purpose}" for purpose in PURPOSES.values()), HEADER)
+    kept = [line for line in _text(path).splitlines(keepends=True) if not line.startswith(ours)]
+    if any(line.strip() for line in kept):
+        write_atomically(path, "".join(kept).encode(), mode=0o600)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def present(path: Path) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,23 @@ def _size(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    return str(ipaddress.IPv4Address(text))
+
+
+def _mebibytes(size: str) -> float:
+    return int(size[:-2]) * {"kB": 1 / 1024, "MB": 1, "GB": 1024}[size[-2:]]
+
+
+def _database(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text) or text in ("postgres", "template0", "template1"):
+        raise ValueError("a name of lower-case letters, digits and underscores that PostgreSQL does not use itself")
+    return text
+
+
+DatabaseName = Annotated[str, AfterValidator(_database)]
 Size = Annotated[str, AfterValidator(_size)]
+Address = Annotated[str, AfterValidator(_address)]
 PortNumber = Annotated[int, Field(ge=1024, le=65535)]
 
 
@@ -89,7 +106,7 @@ class Ports(Section):
 class Postgres(Section):
     """PostgreSQL: one primary, one hot-standby replica."""
 
-    database: str = Field("shopfds", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    database: DatabaseName = "shopfds"
     max_connections: int = Field(100, ge=20, le=2000)
     shared_buffers: Size = "128MB"
     max_wal_senders: int = Field(5, ge=2, le=50)
@@ -150,7 +167,7 @@ class Settings(BaseSettings):
     project: str = Field("shopfds", pattern=r"^[a-z][a-z0-9-]{0,30}$", description="the name of the stack")
     engine: Literal["auto", "docker", "local"] = Field("auto", description="what runs the nodes")
     data: Path | None = Field(None, description="where the local engine keeps data; chosen by the engine if not set")
-    bind: str = Field("127.0.0.1", description="the address on which the stack's ports are reached")
+    bind: Address = Field("127.0.0.1", description="the IPv4 address on which the stack's ports are reached")
     timeout: float = Field(120.0, gt=0, description="seconds `up` waits for the whole stack")
     ports: Ports = Ports()
     postgres: Postgres = Postgres()
@@ -158,6 +175,16 @@ class Settings(BaseSettings):
     rabbitmq: RabbitMQ = RabbitMQ()
     images: Images = Images()
     seed: Seed = Seed()
+
+    @model_validator(mode="after")
+    def _memory_suffices(self) -> Self:
+        for name, part, limit in (
+            ("redis.maxmemory", self.redis.maxmemory, self.redis.memory),
+            ("postgres.shared_buffers", self.postgres.shared_buffers, self.postgres.memory),
+        ):
+            if _mebibytes(part) >= limit:
+                raise ValueError(f"{name} = {part} does not fit into {name.split('.')[0]}.memory = {limit} MiB")
+        return self
 
     @model_validator(mode="after")
     def _ports_do_not_meet(self) -> Self:
@@ -228,9 +255,7 @@ def load(project: Path, flags: Mapping[str, Any] | None = None) -> Configuration
     try:
         from_file = TomlConfigSettingsSource(Settings, file)() if file.exists() else {}
     except (ValueError, OSError) as error:
-        raise ConfigError(
-            f"{file} cannot be read: {error}", remedy="correct it, or remove it for the defaults"
-        ) from None
+        raise _unreadable(file, error) from None
     _refuse_unknown_environment()
     try:
         from_environment = EnvSettingsSource(Settings)()
@@ -262,8 +287,10 @@ def set_value(project: Path, key: str, text: str) -> Any:
     if key not in known_keys():
         raise UnknownNameError("setting", key, known_keys())
     file = project / CONFIG_FILE
-    load(project)
-    document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
+    try:
+        document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
+    except (ValueError, OSError) as error:
+        raise _unreadable(file, error) from None
     table: Any = document
     *sections, leaf = key.split(".")
     for section in sections:
@@ -290,6 +317,10 @@ def description(key: str) -> str:
     for section in sections:
         model = model.model_fields[section].annotation
     return str(model.model_fields[leaf].description or "")
+
+
+def _unreadable(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{file} cannot be read: {error}", remedy="correct it, or remove it for the defaults")
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

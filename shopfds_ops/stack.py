@@ -153,12 +153,15 @@ class Stack:
     def start(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Start nodes and wait until they are healthy; initializes nothing."""
         nodes = self._selected(names, ())
-        deadline = Deadline(timeout or self.settings.timeout)
         with self._lock():
-            started = self._start(nodes, sink)
-            tasks = gates(self.live, self.components, nodes, deadline)
-            names = tuple(node.name for node in nodes)
-            return Started(names, tuple(started), tuple(run_graph(tasks, deadline, sink)))
+            return self._started(nodes, timeout, sink)
+
+    def _started(self, nodes: Sequence[Node], timeout: float | None, sink: Sink) -> Started:
+        deadline = Deadline(timeout or self.settings.timeout)
+        started = self._start(nodes, sink)
+        tasks = gates(self.live, self.components, nodes, deadline)
+        names = tuple(node.name for node in nodes)
+        return Started(names, tuple(started), tuple(run_graph(tasks, deadline, sink)))
 
     def _start(self, nodes: Sequence[Node], sink: Sink) -> list[str]:
         self.engine.preflight(nodes)
@@ -186,6 +189,13 @@ class Stack:
                 remedy="free some space or correct the permissions, then run it again",
             ) from None
 
+    def restart(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
+        """Stop nodes and start them again, under one lock."""
+        nodes = self._selected(names, ())
+        with self._lock():
+            self.engine.stop(nodes)
+            return self._started(nodes, timeout, sink)
+
     def stop(self, names: Sequence[str]) -> list[str]:
         """Stop nodes (all, if none is named); data stay. Returns those that ran."""
         with self._lock():
@@ -198,7 +208,7 @@ class Stack:
             self.engine.shutdown()
             if volumes:
                 self.engine.remove()
-                self.secrets_file.unlink(missing_ok=True)
+                secrets.forget(self.secrets_file)
             return running
 
     def init(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
@@ -249,15 +259,20 @@ class Stack:
     def _lock(self) -> Iterator[None]:
         """One command at a time changes a stack."""
         path = self.project / DATA_FOLDER / "lock"
+        lock = FileLock(path, timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path, timeout=0):
-                yield
+            lock.acquire()
         except Timeout:
             raise EngineError(
                 "another shopfds command is at work on this stack", remedy="wait until it has ended, then run it again"
             ) from None
-        except PermissionError as error:
+        except OSError as error:
             raise EngineError(
-                f"{error.filename} cannot be written", remedy="run as the user who set the stack up"
+                f"{error.filename or path} cannot be written: {error.strerror}",
+                remedy="run as the user who set the stack up, in a project folder that can be written",
             ) from None
+        try:
+            yield
+        finally:
+            lock.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 from typing import Annotated
 
@@ -50,8 +52,12 @@ def _globals(
 
 def main() -> None:
     """Entry point of the console script. A traceback only with --debug."""
-    debug = "--debug" in sys.argv[1:]
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] if debug else sys.argv[1:]
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]  # libpq would take them for settings of ours
+    # What follows `exec NODE` belongs to the command that is run there.
+    ours = sys.argv[1 : sys.argv.index("exec")] if "exec" in sys.argv else sys.argv[1:]
+    debug = "--debug" in ours
+    arguments = [argument for argument in ours if argument != "--debug"] + sys.argv[1 + len(ours) :]
     try:
         app(args=arguments, prog_name="shopfds")
     except SystemExit as end:
@@ -82,11 +88,24 @@ def _fail(what: str, remedy: str, code: int, debug: bool, details: str = "") -> 
         import traceback
 
         traceback.print_exc()
-    if any(argument in ("json", "--format=json", "-ojson") for argument in sys.argv):
-        command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
-        console.show(Result(command, None, (), (Message("fail", what, remedy),), code), "json")
+    if _wants_json(sys.argv[1:]):
+        data = {"details": details.splitlines()} if details else None
+        console.show(Result(_command(sys.argv[1:]), data, (), (Message("fail", what, remedy),), code), "json")
     console.fail(ShopfdsError(what, remedy=remedy, details=details))
     sys.exit(code)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    pairs = itertools.pairwise(arguments)
+    return any(argument in ("--format=json", "-ojson") for argument in arguments) or any(
+        option in ("--format", "-o") and value == "json" for option, value in pairs
+    )
+
+
+def _command(arguments: list[str]) -> str:
+    """The command as its results name it: `status`, `blacklist import`."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    return " ".join(words[: 2 if words[:1] in (["config"], ["blacklist"]) else 1])
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def down(
 
     stack = open_stack()
     if volumes:
-        confirm(f"remove all data of stack '{stack.settings.project}' in {stack.project}, and its secrets?", yes)
+        confirm(f"remove all data of this stack in {stack.engine.data}, and its secrets in {stack.secrets_file}?", yes)
     stopped = stack.down(volumes=volumes)
     messages = [Message("ok", f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")]
     if volumes:
@@ -126,8 +126,7 @@ def restart(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
 
     stack = open_stack()
     with console.progress() as sink:
-        stack.stop(nodes or ())
-        done = stack.start(nodes or (), timeout=timeout, sink=sink)
+        done = stack.restart(nodes or (), timeout=timeout, sink=sink)
     finish(Result("restart", {"started": done.nodes}, (), (Message("ok", f"restarted: {', '.join(done.nodes)}"),)))
 
 

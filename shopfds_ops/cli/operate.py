@@ -104,7 +104,10 @@ def kill(
     node: Annotated[str, typer.Argument(help="the node to send it to")],
     signal: Annotated[str, typer.Option("--signal", "-s", help="SIGKILL, SIGSTOP, SIGCONT, SIGTERM, ...")] = "SIGKILL",
 ) -> None:
-    """Send a signal to a node, to try a fault. A node that dies of it stays down until `up` or `start`.
+    """Send a signal to a node, to try a fault.
+
+    A node that dies of SIGKILL, SIGTERM, SIGINT, SIGQUIT or SIGABRT stays down until `up` or `start`; one that is
+    frozen by SIGSTOP goes on by SIGCONT, `up` or `start`.
 
     \b
     Examples:

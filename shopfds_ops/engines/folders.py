@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from shopfds_ops.errors import EngineError
-from shopfds_ops.settings import DATA_FOLDER, Settings
+from shopfds_ops.settings import DATA_FOLDER, VOLUMES, Settings
 
 SOCKET_PATH_LIMIT = 100
+OURS = (VOLUMES, "config", "secrets", "logs", "supervisord.pid", "supervisor.sock")
 FREE_SPACE = 512 * 2**20
 """Bytes that must be free before anything is started: servers that run out of space lose more than time."""
 
@@ -62,6 +63,18 @@ def require_usable(folder: Path) -> None:
             f"the data folder {folder} has {free // 2**20} MiB free; {FREE_SPACE // 2**20} MiB are needed",
             remedy="free some space, or choose another folder: `shopfds config set data DIR`",
         )
+
+
+def remove(folder: Path) -> None:
+    """Remove what we keep in the folder, and the folder itself if nothing else is in it."""
+    for name in OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _digest(path: Path) -> str:

@@ -97,6 +97,7 @@ class LocalEngine:
             raise EngineError("; ".join(absent), remedy="`make setup` (or `shopfds setup`) installs what is missing")
 
     def preflight(self, nodes: Sequence[Node]) -> None:
+        self._supervisor.settle()
         folders.require_usable(self.folder)
         processes = self._supervisor.processes()
         down = [node for node in nodes if node.name not in processes or processes[node.name].state not in ALIVE]
@@ -148,6 +149,7 @@ class LocalEngine:
         return [node.name for node in down]
 
     def stop(self, nodes: Sequence[Node]) -> Sequence[str]:
+        self._supervisor.settle()
         names = {node.name for node in nodes}
         stopped = self._supervisor.stop([node.name for node in reversed(nodes)])
         return [*stopped, *(name for name in strays.end(self._stack, names) if name not in stopped)]
@@ -208,7 +210,9 @@ class LocalEngine:
         # Ctrl-C belongs to the client on the terminal (psql cancels its query), not to us.
         previous = signals.signal(signals.SIGINT, lambda *_: None)
         try:
-            process = subprocess.Popen([program, *argv[1:]], **self._as_node(node, environment))
+            terminal = {"TERM": os.environ.get("TERM", "dumb")}
+            settings = self._as_node(node, terminal | dict(environment or {}))
+            process = subprocess.Popen([program, *argv[1:]], **settings)
             return process.wait()
         finally:
             signals.signal(signals.SIGINT, previous)
@@ -238,19 +242,24 @@ class LocalEngine:
             return
 
     def address(self, node: Node, port: str) -> tuple[str, int]:
-        return ("127.0.0.1" if self.settings.bind == "0.0.0.0" else self.settings.bind), node.port(port)  # noqa: S104
+        return self.site.host(node.name), node.port(port)
 
     def has_data(self, node: Node) -> bool:
-        return any(path.is_dir() and any(path.iterdir()) for path in self._volume_paths(node))
+        return any(item.is_file() for path in self._volume_paths(node) for item in path.rglob("*"))
 
     def wipe(self, node: Node) -> None:
-        shutil.rmtree(self.folder / VOLUMES / node.name, ignore_errors=False)
+        volume = self.folder / VOLUMES / node.name
+        if volume.exists():
+            # Away in one move: a server never starts on what is left of half a removal.
+            gone = volume.with_name(f"{node.name}.removed")
+            shutil.rmtree(gone, ignore_errors=True)
+            volume.rename(gone)
+            shutil.rmtree(gone)
         for path in self._volume_paths(node):
             self._make_folder(path, self._account(node))
 
     def remove(self) -> None:
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        folders.remove(self.folder)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

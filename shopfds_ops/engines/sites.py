@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shopfds_ops.settings import VOLUMES, Images
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104  inside a container's own network, or where the settings ask for it
+
 
 @dataclass(frozen=True, slots=True)
 class LocalSite:
@@ -24,10 +26,10 @@ class LocalSite:
 
     @property
     def peers(self) -> str:
-        return "127.0.0.1/32" if self.bind == "127.0.0.1" else "samenet"
+        return "127.0.0.0/8" if self.bind.startswith("127.") else "samenet"
 
     def host(self, node: str) -> str:
-        return "127.0.0.1"
+        return "127.0.0.1" if self.bind == EVERYWHERE else self.bind
 
     def volume(self, node: str, volume: str) -> str:
         return str(self.folder / VOLUMES / node / volume)
@@ -48,7 +50,7 @@ class DockerSite:
 
     images: Images
     name: str = "docker"
-    listen: str = "0.0.0.0"  # noqa: S104  inside the container's own network; only loopback is published
+    listen: str = EVERYWHERE
     peers: str = "samenet"
 
     def host(self, node: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from typing import Any
 import psutil
 
 from shopfds_ops.engines.base import State
-from shopfds_ops.errors import EngineError
+from shopfds_ops.errors import EngineError, NotRunningError
 
 STARTUP_SECONDS = 15.0
 SHUTDOWN_SECONDS = 60.0
-RPC_SECONDS = 30.0
+RPC_SECONDS = 15.0
+SHUTDOWN_STATE = 6
+"""supervisor.xmlrpc.Faults.SHUTDOWN_STATE"""
 
 STATES: Mapping[str, State] = {
     "STOPPED": "stopped",
@@ -29,11 +32,15 @@ STATES: Mapping[str, State] = {
     "RUNNING": "running",
     "BACKOFF": "restarting",
     "STOPPING": "stopped",
-    "EXITED": "stopped",
+    "EXITED": "restarting",  # by itself: supervisord is about to start it again
     "FATAL": "failed",
     "UNKNOWN": "unknown",
 }
 ALIVE = frozenset({"STARTING", "RUNNING", "BACKOFF", "STOPPING"})
+
+
+class ShuttingDownError(EngineError):
+    """supervisord was told to end and is stopping its programs."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -78,16 +85,32 @@ class Supervisor:
         self.socket_path = socket_path
 
     def pid(self) -> int | None:
-        """The process id of the supervisord that answers; None if none does."""
+        """The process id of the supervisord that answers; None if there is none."""
         try:
             return int(self._call("getPID"))
-        except (OSError, http.client.HTTPException):
+        except NotRunningError:
             return None
+
+    def settle(self) -> None:
+        """Where an earlier command told supervisord to end, wait until it has."""
+        end = time.monotonic() + SHUTDOWN_SECONDS
+        while True:
+            try:
+                self.pid()
+                return
+            except ShuttingDownError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     def launch(self) -> None:
         """Start supervisord; it detaches and outlives this process. Returns when it answers."""
         argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/", start_new_session=True)
+        # Nothing of the operator's environment: the nodes would inherit it.
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"}
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd="/", start_new_session=True, env=environment
+        )
         if done.returncode != 0:
             raise EngineError(
                 f"supervisord does not start (exit status {done.returncode})",
@@ -105,6 +128,7 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Stop all programs and supervisord itself; returns when its process is gone."""
+        self.settle()
         pid = self.pid()
         if pid is None:
             return
@@ -123,7 +147,7 @@ class Supervisor:
         """All programs by name; empty when supervisord does not answer."""
         try:
             rows = self._call("getAllProcessInfo")
-        except (OSError, http.client.HTTPException):
+        except NotRunningError:
             return {}
         return {
             row["name"]: Process(
@@ -137,17 +161,16 @@ class Supervisor:
             for row in rows
         }
 
-    def reload(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    def reload(self, names: Sequence[str]) -> None:
         """Read the configuration again. Changed programs among `names` are stopped and defined anew; new ones are
-        added; ones that are no longer defined are stopped and removed. Returns (changed, removed) that were running."""
+        added; ones that are no longer defined are stopped and removed."""
         [[added, changed, removed]] = self._call("reloadConfig")
-        running = {name for name, process in self.processes().items() if process.state in ALIVE}
-        for name in [*removed, *(name for name in changed if name in names)]:
+        again = [name for name in changed if name in names]
+        for name in [*removed, *again]:
             self.stop([name])
             self._call("removeProcessGroup", name)
-        for name in [*added, *(name for name in changed if name in names)]:
+        for name in [*added, *again]:
             self._call("addProcessGroup", name)
-        return [name for name in changed if name in names and name in running], [n for n in removed if n in running]
 
     def start(self, name: str) -> None:
         """Start one program; does not wait."""
@@ -180,5 +203,29 @@ class Supervisor:
         return alive
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        with xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(self.socket_path))) as proxy:
-            return getattr(proxy.supervisor, method)(*arguments)
+        """Raises NotRunningError if there is no supervisord, ShuttingDownError if it is about to end.
+
+        What it refuses is xmlrpc's Fault.
+        """
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(self.socket_path))) as proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == SHUTDOWN_STATE:
+                raise ShuttingDownError(
+                    "the stack is being stopped by another command", remedy="wait until that has ended, then try again"
+                ) from None
+            raise
+        except PermissionError:
+            raise EngineError(
+                f"{self.socket_path} may not be used: the stack belongs to another user",
+                remedy="run this command as the user who set the stack up",
+            ) from None
+        except TimeoutError:
+            raise EngineError(
+                f"supervisord does not answer within {RPC_SECONDS:.0f} s ({self.socket_path})",
+                remedy="see whether it is frozen (`ps`), wake it with SIGCONT or end it, then `shopfds up`",
+            ) from None
+        except (OSError, http.client.HTTPException):
+            # No socket, nobody behind it, or it closed on us: there is no supervisord (any more).
+            raise NotRunningError("no supervisord runs", remedy="run `shopfds up`") from None

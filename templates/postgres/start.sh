@@ -9,6 +9,10 @@ partial="${PGDATA:-none}.partial"
 case $role in
 primary)
     if [ ! -s "$PGDATA/PG_VERSION" ]; then
+        if [ -d "$PGDATA" ] && ! rmdir "$PGDATA"; then
+            echo "start.sh: $PGDATA holds files, but no database; move them away, then start again" >&2
+            exit 1
+        fi
         rm -rf "$partial"
         initdb --pgdata="$partial" --username=postgres --pwfile="$SUPERUSER_PASSWORD_FILE" \
             --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --data-checksums
@@ -27,6 +31,7 @@ replica)
             $backup --dbname="$PRIMARY_CONNINFO"
         }
         touch "$partial/standby.signal"
+        rm -rf "$PGDATA"
         mv "$partial" "$PGDATA"
     fi
     ;;

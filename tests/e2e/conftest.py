@@ -54,7 +54,7 @@ def small_mount(workspace: Path) -> Iterator[Callable[[str], Path]]:
 
 def supervisor_of(project: Project) -> psutil.Process:
     """The supervisord that runs this project's nodes: their common parent."""
-    pid = project.json("ps")["data"][0]["pid"]
+    pid = next(row["pid"] for row in project.json("ps")["data"] if row["pid"])
     parent = psutil.Process(pid).parent()
     assert parent is not None
     return parent

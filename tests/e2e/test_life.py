@@ -145,10 +145,9 @@ def test_a_replica_whose_data_were_wiped_comes_back_by_one_up(project: Project, 
     assert row == (count,)
 
 
-def test_a_replica_whose_wal_is_gone_is_rebuilt_by_one_up(project: Project) -> None:
-    live = project.stack().live
-    project.ok("stop", "postgres-replica")
-    with psycopg.connect(postgres.conninfo(live, "postgres"), autocommit=True) as connection:
+def lose_wal(project: Project) -> None:
+    """Let the primary forget the WAL that a stopped replica has not received."""
+    with psycopg.connect(postgres.conninfo(project.stack().live, "postgres"), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
         connection.execute("ALTER SYSTEM SET wal_keep_size = 0")
         connection.execute("SELECT pg_reload_conf()")
@@ -157,10 +156,65 @@ def test_a_replica_whose_wal_is_gone_is_rebuilt_by_one_up(project: Project) -> N
             connection.execute("DROP TABLE public.filler")
             connection.execute("SELECT pg_switch_wal()")
             connection.execute("CHECKPOINT")
-        row = connection.execute("SELECT wal_status FROM pg_replication_slots").fetchone()
-        assert row == ("lost",)
+        statuses = connection.execute("SELECT wal_status FROM pg_replication_slots").fetchall()
+        assert set(statuses) <= {("lost",)}
         connection.execute("ALTER SYSTEM RESET ALL")
         connection.execute("SELECT pg_reload_conf()")
+
+
+def drop_slot(project: Project) -> None:
+    """As an operator would, with the replica stopped."""
+    with psycopg.connect(postgres.conninfo(project.stack().live, "postgres"), autocommit=True) as connection:
+        connection.execute("SELECT pg_drop_replication_slot('postgres_replica')")
+
+
+def test_a_replica_whose_slot_was_dropped_gets_a_new_one_by_one_up(project: Project) -> None:
+    project.ok("stop", "postgres-replica")
+    drop_slot(project)
+    project.stack().engine.start([project.stack().topology.node("postgres-replica")])
+    told = project.run("status", "postgres")
+    assert told.returncode == 1
+    said = project.run("up", "--no-seed")
+    assert said.returncode == 0, said.stderr
+    assert "is gone from postgres-primary: it is made anew" in said.stderr
+    assert "pg_basebackup" not in said.stderr
+    assert healthy(project)
+
+
+@pytest.mark.parametrize("killed_after", ["stopping", "dropping the slot", "wiping"])
+def test_a_rebuild_that_was_killed_is_finished_by_the_next_up(project: Project, killed_after: str) -> None:
+    count = users(project)
+    stack = project.stack()
+    replica = stack.topology.node("postgres-replica")
+    project.ok("stop", "postgres-replica")
+    lose_wal(project)
+    if killed_after != "stopping":
+        drop_slot(project)
+    if killed_after == "wiping":
+        stack.engine.wipe(replica)
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+    with psycopg.connect(postgres.conninfo(stack.live, "shopfds", "replica")) as connection:
+        assert connection.execute("SELECT count(*) FROM ecommerce.users").fetchone() == (count,)
+
+
+def test_rights_that_a_role_lost_are_given_back_by_one_up(project: Project) -> None:
+    with psycopg.connect(postgres.conninfo(project.stack().live, "postgres"), autocommit=True) as connection:
+        connection.execute("ALTER ROLE replicator NOREPLICATION")
+        connection.execute("REVOKE pg_monitor FROM monitor")
+    project.ok("up", "--no-seed")
+    with psycopg.connect(postgres.conninfo(project.stack().live, "postgres"), autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT rolreplication, pg_has_role('monitor', 'pg_monitor', 'USAGE') FROM pg_roles "
+            "WHERE rolname = 'replicator'"
+        ).fetchone()
+    assert row == (True, True)
+    assert healthy(project)
+
+
+def test_a_replica_whose_wal_is_gone_is_rebuilt_by_one_up(project: Project) -> None:
+    project.ok("stop", "postgres-replica")
+    lose_wal(project)
     project.stack().engine.start([project.stack().topology.node("postgres-replica")])
     told = project.run("status", "postgres")
     assert told.returncode == 1
