@@ -18,6 +18,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 HEARTBEAT_STALE_SECONDS = 10.0
+SLOT = "postgres_replica"
+"""The replica's replication slot, unless told otherwise."""
 
 _COMMON = """
 SELECT pg_is_in_recovery() AS in_recovery,
@@ -91,15 +93,27 @@ class ReplicationReport:
     lag_seconds: float | None
     heartbeat_age: float | None
     """Seconds since the primary's heartbeat row was written; a stopped heartbeat makes lag in seconds unknown."""
+    slot_name: str = SLOT
+    """The replica's own slot; any other one is somebody else's affair."""
 
     def member(self, role: str) -> Member | None:
         """The member with this role, if it answers."""
         return next((member for member in self.members if member.role == role), None)
 
     @property
+    def slot(self) -> Slot | None:
+        """The replica's slot; None when the primary does not have it, or does not answer."""
+        return next((slot for slot in self.slots if slot.name == self.slot_name), None)
+
+    @property
+    def slot_is_missing(self) -> bool:
+        """Whether the primary answers, and has no slot for the replica: without it the replica cannot stream."""
+        return self.member("primary") is not None and self.slot is None
+
+    @property
     def replica_needs_rebuild(self) -> bool:
-        """Whether the WAL that the replica needs is gone from the primary."""
-        return any(slot.wal_status == "lost" for slot in self.slots)
+        """Whether the replica's slot has lost the WAL that the replica needs."""
+        return self.slot is not None and self.slot.wal_status == "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +131,15 @@ def check_replication_lag(
     conninfos: Mapping[str, str],
     *,
     replica: str = "postgres-replica",
+    slot: str = SLOT,
     heartbeat_seconds: float = 1.0,
     timeout: int = 2,
 ) -> ReplicationReport:
     """Ask all members side by side, and put their answers together.
 
     `conninfos`: libpq connection strings by member name, of a role with pg_monitor. `replica`: the application name
-    under which the replica streams. `heartbeat_seconds`: how often the heartbeat row is written. `timeout`: seconds for
-    each server. Never raises for a server that is down.
+    under which the replica streams; `slot`: its replication slot. `heartbeat_seconds`: how often the heartbeat row is
+    written. `timeout`: seconds for each server. Never raises for a server that is down.
     """
     with ThreadPoolExecutor(max_workers=len(conninfos)) as pool:
         answers = dict(zip(conninfos, pool.map(lambda info: _ask(info, timeout), conninfos.values()), strict=True))
@@ -141,6 +156,7 @@ def check_replication_lag(
         lag_bytes=standby.lag_bytes if standby else None,
         lag_seconds=standby.lag_seconds if standby else None,
         heartbeat_age=None if age is None else max(0.0, age),
+        slot_name=slot,
     )
 
 

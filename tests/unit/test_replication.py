@@ -141,14 +141,24 @@ def test_positions_keep_the_order_and_the_distance_of_the_log(one: int, two: int
 # -- the report --------------------------------------------------------------------------------------------------
 
 
-def report(*members: Member, wal_status: str = "reserved") -> ReplicationReport:
-    slot = Slot("postgres_replica", False, wal_status, None, None)
-    return ReplicationReport(members, (slot,), False, None, None, None)
+def report(*members: Member, wal_status: str = "reserved", slot: str = "postgres_replica") -> ReplicationReport:
+    return ReplicationReport(members, (Slot(slot, False, wal_status, None, None),), False, None, None, None)
 
 
 def test_a_slot_that_lost_its_wal_means_that_the_replica_must_be_rebuilt() -> None:
     assert report(wal_status="lost").replica_needs_rebuild
     assert not any(report(wal_status=status).replica_needs_rebuild for status in ("reserved", "extended", "unreserved"))
+
+
+def test_a_slot_of_somebody_else_that_lost_its_wal_is_not_our_affair() -> None:
+    assert not report(wal_status="lost", slot="of_another_replica").replica_needs_rebuild
+
+
+def test_a_slot_is_missing_only_when_the_primary_answers_and_does_not_have_it() -> None:
+    primary = Member("postgres-primary", "primary", "running")
+    assert report(primary, slot="of_another_replica").slot_is_missing
+    assert not report(primary).slot_is_missing
+    assert not report(Member("postgres-primary", "unknown", "unreachable"), slot="of_another_replica").slot_is_missing
 
 
 def test_members_are_found_by_the_role_they_have_and_not_by_their_name() -> None:
