@@ -16,7 +16,7 @@ from shopfds_ops.components.base import Live, Report
 from shopfds_ops.errors import DataError, ShopfdsError
 from shopfds_ops.events import Sink
 from shopfds_ops.result import Problem, Table
-from shopfds_ops.steps import Step
+from shopfds_ops.steps import Run, Step
 
 NAME = "data"
 SERVER = "postgres"
@@ -81,15 +81,15 @@ def steps(live: Live) -> Sequence[Step]:
         pending = migrations.pending(postgres.conninfo(live, "shopfds"))
         return f"pending: {', '.join(revision for item in pending.values() for revision in item)}" if pending else None
 
-    def migrate(sink: Sink) -> None:
-        migrations.migrate(postgres.conninfo(live, "shopfds"), sink=sink)
+    def migrate(run: Run) -> None:
+        migrations.migrate(postgres.conninfo(live, "shopfds"), sink=run.sink)
 
     def check_seed() -> str | None:
         return loader.outstanding(postgres.conninfo(live, "shopfds"))
 
-    def seed(sink: Sink) -> None:
+    def seed(run: Run) -> None:
         plan = scaled(live.settings.seed, 1.0, {})
-        loader.seed(postgres.conninfo(live, "shopfds"), plan, "if-empty", sink)
+        loader.seed(postgres.conninfo(live, "shopfds"), plan, "if-empty", run.sink)
 
     return (
         Step(MIGRATE, check_migrations, migrate, requires=("postgres.roles",)),

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shopfds_ops.errors import ShopfdsError, StepError, UnknownNameError
-from shopfds_ops.events import Event, Progress, Sink, TaskEvent
+from shopfds_ops.events import Event, Progress, Sink, TaskEvent, discard
 
 POLL_INTERVAL = 0.1
+GIVEN_UP = "given up, because another step failed or the command was interrupted"
+AGAIN = "look at `shopfds status` and `shopfds logs`, then run `shopfds up` again"
 
 
 class Deadline:
@@ -32,6 +34,20 @@ class Deadline:
         return time.monotonic() >= self._end
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The command that a task is part of: how long it may take, whether it was given up, and who listens."""
+
+    deadline: Deadline
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    sink: Sink = discard
+
+    def pause(self, seconds: float = POLL_INTERVAL) -> None:
+        """Wait for `seconds`; raises StepError as soon as another step has failed or the command was interrupted."""
+        if self.cancelled.wait(seconds):
+            raise StepError(GIVEN_UP)
+
+
 class Task(Protocol):
     """A unit of the graph: runs until it holds, or raises."""
 
@@ -39,7 +55,7 @@ class Task(Protocol):
     def name(self) -> str: ...
     @property
     def requires(self) -> tuple[str, ...]: ...
-    def run(self, deadline: Deadline, cancelled: threading.Event, sink: Sink) -> bool:
+    def run(self, run: Run) -> bool:
         """Do the work. Returns whether anything was changed."""
         ...
 
@@ -54,26 +70,38 @@ class Step:
 
     name: str
     check: Callable[[], str | None]
-    apply: Callable[[Sink], None]
+    apply: Callable[[Run], None]
     requires: tuple[str, ...] = ()
     settle: float = 30.0
     """Seconds within which `check` must hold after `apply`."""
+    faults: tuple[type[Exception], ...] = ()
+    """What the client of its server raises. `check` does not hold then, and `apply` has failed."""
 
-    def run(self, deadline: Deadline, cancelled: threading.Event, sink: Sink) -> bool:
-        missing = self.check()
+    def run(self, run: Run) -> bool:
+        missing = self._missing()
         if missing is None:
             return False
-        sink(TaskEvent(self.name, "started", missing))
-        self.apply(sink)
-        settled = Deadline(min(self.settle, deadline.left))
-        while (missing := self.check()) is not None:
-            if settled.passed or cancelled.is_set():
+        run.sink(TaskEvent(self.name, "started", missing))
+        try:
+            self.apply(run)
+        except self.faults as error:
+            raise StepError(f"{self.name}: the server said: {_one_line(error)}", remedy=AGAIN) from error
+        settled = Deadline(min(self.settle, run.deadline.left))
+        while (missing := self._missing()) is not None:
+            if run.cancelled.is_set():
+                raise StepError(f"{self.name}: {GIVEN_UP}")
+            if settled.passed:
                 raise StepError(
-                    f"{self.name}: applied, but it does not hold after {settled.seconds:.0f} s: {missing}",
-                    remedy="look at `shopfds status` and `shopfds logs`, then run `shopfds up` again",
+                    f"{self.name}: applied, but it does not hold after {settled.seconds:.0f} s: {missing}", remedy=AGAIN
                 )
-            cancelled.wait(POLL_INTERVAL)
+            run.cancelled.wait(POLL_INTERVAL)
         return True
+
+    def _missing(self) -> str | None:
+        try:
+            return self.check()
+        except self.faults as error:
+            return _one_line(error)
 
 
 @dataclass(frozen=True)
@@ -90,8 +118,8 @@ class Gate:
     timeout: float
     requires: tuple[str, ...] = ()
 
-    def run(self, deadline: Deadline, cancelled: threading.Event, sink: Sink) -> bool:
-        limit = Deadline(min(self.timeout, deadline.left))
+    def run(self, run: Run) -> bool:
+        limit = Deadline(min(self.timeout, run.deadline.left))
         waited = False
         while (said := self.probe()) is not None:
             reason = self.failed()
@@ -104,12 +132,12 @@ class Gate:
                     f"{self.name} was not ready after {limit.seconds:.0f} s: {said}",
                     remedy=f"see `shopfds logs {self.name}`; `shopfds up --timeout SECONDS` waits longer",
                 )
-            if cancelled.is_set():
-                raise StepError(f"{self.name}: given up, because another step failed")
+            if run.cancelled.is_set():
+                raise StepError(f"{self.name}: {GIVEN_UP}")
             if not waited:
-                sink(TaskEvent(self.name, "started", said))
+                run.sink(TaskEvent(self.name, "started", said))
                 waited = True
-            cancelled.wait(POLL_INTERVAL)
+            run.cancelled.wait(POLL_INTERVAL)
         return waited
 
 
@@ -171,19 +199,20 @@ def run_graph(tasks: Sequence[Task], deadline: Deadline, sink: Sink) -> list[Out
     def guarded(event: Event) -> None:
         # A step reports its progress here: the place where a long one learns that it shall not go on.
         if cancelled.is_set() and isinstance(event, Progress):
-            raise StepError("given up, because another step failed or the command was interrupted")
+            raise StepError(GIVEN_UP)
         listener(event)
 
     running: dict[Future[Outcome], str] = {}
     done: set[str] = set()
     outcomes: list[Outcome] = []
     cancelled = threading.Event()
+    run = Run(deadline, cancelled, guarded)
     failure: ShopfdsError | None = None
 
     def work(task: Task) -> Outcome:
         start = time.monotonic()
         try:
-            changed = task.run(deadline, cancelled, guarded)
+            changed = task.run(run)
         except ShopfdsError as error:
             return Outcome(task.name, False, time.monotonic() - start, error)
         return Outcome(task.name, changed, time.monotonic() - start)
@@ -214,3 +243,7 @@ def run_graph(tasks: Sequence[Task], deadline: Deadline, sink: Sink) -> list[Out
     if failure is not None:
         raise failure
     return outcomes
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import psycopg
 
-from services.common.replication import ReplicationReport, Slot, check_replication_lag
+from services.common.replication import SLOT
 from shopfds_ops.components import postgres_roles as roles
+from shopfds_ops.components import postgres_standby as standby
 from shopfds_ops.components.base import Client, Component, Live, Plan, Report
-from shopfds_ops.components.postgres_roles import CONNECT_SECONDS, PRIMARY, REPLICA, SUPERUSER_REMEDY, conninfo
+from shopfds_ops.components.postgres_roles import (
+    CONNECT_SECONDS,
+    HEARTBEAT,
+    PRIMARY,
+    REPLICA,
+    SUPERUSER_REMEDY,
+    conninfo,
+)
 from shopfds_ops.errors import StepError
-from shopfds_ops.events import Note, Sink
-from shopfds_ops.result import Problem, Table
+from shopfds_ops.result import Problem
 from shopfds_ops.secrets import Secrets
 from shopfds_ops.steps import Step
-from shopfds_ops.text import bytes_text, seconds_text
 from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
-__all__ = ["HEARTBEAT", "PRIMARY", "REPLICA", "Postgres", "conninfo", "replication"]
-
-HEARTBEAT = "postgres-heartbeat"
-SLOT = "postgres_replica"
-REBUILD_SECONDS = 120.0
+__all__ = ["HEARTBEAT", "PRIMARY", "REPLICA", "Postgres", "conninfo"]
 
 
 class Postgres(Component):
@@ -181,53 +183,22 @@ class Postgres(Component):
 
     def steps(self, live: Live) -> Sequence[Step]:
         return (
-            Step("postgres.roles", partial(roles.check, live), partial(roles.mend, live), requires=(PRIMARY,)),
+            Step(
+                "postgres.roles",
+                partial(roles.check, live),
+                partial(roles.mend, live),
+                requires=(PRIMARY,),
+                faults=(psycopg.Error,),
+            ),
             Step(
                 "postgres.replication",
-                self._check_replication(live),
-                self._mend_replication(live),
+                partial(standby.check, live),
+                partial(standby.mend, live),
                 requires=("postgres.roles", REPLICA),
-                settle=REBUILD_SECONDS,
+                settle=standby.REBUILD_SECONDS,
+                faults=(psycopg.Error,),
             ),
         )
-
-    def _check_replication(self, live: Live) -> Callable[[], str | None]:
-        def check() -> str | None:
-            report = replication(live)
-            if report.connected:
-                return None
-            standby = next((member for member in report.members if member.name == REPLICA), None)
-            return f"the replica does not stream: {standby.detail or standby.state if standby else 'unknown'}"
-
-        return check
-
-    def _mend_replication(self, live: Live) -> Callable[[Sink], None]:
-        """A replica that only needs time gets it; one whose WAL is gone is made anew from the primary."""
-
-        def apply(sink: Sink) -> None:
-            report = replication(live)
-            primary, standby = report.member("primary"), report.member("replica")
-            if primary and standby and primary.system_identifier != standby.system_identifier:
-                raise StepError(
-                    f"{REPLICA} holds another database than {PRIMARY} (system identifiers {standby.system_identifier} "
-                    f"and {primary.system_identifier}); it is not touched, since it may be the only copy",
-                    remedy=f"save it if you need it; then `shopfds stop {REPLICA}`, remove its volume, `shopfds up`",
-                )
-            if not report.replica_needs_rebuild:
-                return
-            sink(
-                Note("warning", f"the WAL that {REPLICA} needs is gone from {PRIMARY}: it is rebuilt by pg_basebackup")
-            )
-            replica = live.topology.node(REPLICA)
-            live.engine.stop([replica])
-            with psycopg.connect(conninfo(live, "postgres"), autocommit=True) as connection:
-                connection.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [SLOT]
-                )
-            live.engine.wipe(replica)
-            live.engine.start([replica])
-
-        return apply
 
     def refused_secrets(self, live: Live) -> Sequence[Problem]:
         return roles.refused(live)
@@ -235,68 +206,5 @@ class Postgres(Component):
     # -- report --------------------------------------------------------------------------------------------------
 
     def report(self, live: Live) -> Report:
-        found = replication(live)
-        members = tuple(
-            (
-                member.name,
-                member.role,
-                member.state,
-                str(member.timeline or "-"),
-                member.sent_lsn or "-",
-                member.replayed_lsn or "-",
-                "-" if member.role == "primary" else bytes_text(member.lag_bytes),
-                "-" if member.role == "primary" else seconds_text(member.lag_seconds),
-            )
-            for member in found.members
-        )
-        slots = tuple(
-            (slot.name, "yes" if slot.active else "no", slot.wal_status, bytes_text(slot.held_bytes), _room(slot))
-            for slot in found.slots
-        )
-        tables = (
-            Table("Replication", ("member", "role", "state", "TL", "sent", "replayed", ">lag", ">lag time"), members),
-            Table("Replication slots", ("slot", "active", "WAL status", ">WAL held", ">WAL room left"), slots),
-        )
-        return Report(self.name, found, tables, tuple(_problems(found, live)))
-
-
-def replication(live: Live) -> ReplicationReport:
-    """The replication report of a stack: `check_replication_lag` with the stack's own addresses and passwords."""
-    return check_replication_lag(
-        {PRIMARY: conninfo(live, "monitor"), REPLICA: conninfo(live, "monitor", "replica")},
-        replica=REPLICA,
-        heartbeat_seconds=live.settings.postgres.heartbeat_seconds,
-    )
-
-
-def _room(slot: Slot) -> str:
-    return "unlimited" if slot.safe_bytes is None and slot.wal_status != "lost" else bytes_text(slot.safe_bytes)
-
-
-def _problems(found: ReplicationReport, live: Live) -> list[Problem]:
-    problems = [
-        Problem(member.name, f"does not answer: {member.detail}", f"`shopfds logs {member.name}`, then `shopfds up`")
-        for member in found.members
-        if not member.reachable
-    ]
-    problems += [
-        Problem(member.name, f"is a {member.role}, which it must not be", "`shopfds doctor`")
-        for member, role in zip(found.members, ("primary", "replica"), strict=True)
-        if member.reachable and member.role != role
-    ]
-    if problems:
-        return problems
-    if found.replica_needs_rebuild:
-        problems.append(Problem(REPLICA, "the WAL it needs is gone from the primary", "`shopfds up` rebuilds it"))
-    elif not found.connected:
-        problems.append(Problem(REPLICA, "does not stream from the primary", f"`shopfds logs {REPLICA}`, `shopfds up`"))
-    limit = live.settings.postgres.lag_limit_seconds
-    if found.lag_seconds is not None and found.lag_seconds > limit:
-        problems.append(
-            Problem(REPLICA, f"is {found.lag_seconds:.1f} s behind (limit {limit:.0f} s)", "wait, or lower the load")
-        )
-    if found.lag_seconds is None and found.connected:
-        problems.append(
-            Problem(HEARTBEAT, "lag in seconds is unknown: no fresh heartbeat", f"`shopfds start {HEARTBEAT}`")
-        )
-    return problems
+        found = standby.replication(live)
+        return Report(self.name, found, standby.tables(found), tuple(standby.problems(found, live)))

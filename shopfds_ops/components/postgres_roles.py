@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import psycopg
 from psycopg import sql
 
 from shopfds_ops.components.base import PUT_IN_FORCE, Live
-from shopfds_ops.events import Note, Sink
+from shopfds_ops.components.postgres_scram import verifier
+from shopfds_ops.events import Note
 from shopfds_ops.result import Problem
 from shopfds_ops.secrets import Secrets
+from shopfds_ops.steps import Run
 
 PRIMARY = "postgres-primary"
 REPLICA = "postgres-replica"
+HEARTBEAT = "postgres-heartbeat"
 CONNECT_SECONDS = 2
 SUPERUSER_REMEDY = "restore POSTGRES_PASSWORD in .env to the value that the data were made with"
 
@@ -24,11 +28,14 @@ PASSWORDS: Mapping[str, str] = {
     "shopfds": "POSTGRES_APP_PASSWORD",
     "monitor": "POSTGRES_MONITOR_PASSWORD",
 }
-GRANTS: Mapping[str, str] = {
+ATTRIBUTES: Mapping[str, str] = {
     "replicator": "LOGIN REPLICATION",
     "shopfds": "LOGIN",
-    "monitor": "LOGIN IN ROLE pg_monitor",
+    "monitor": "LOGIN",
 }
+
+
+MEMBERSHIP = sql.Composed([sql.SQL("GRANT pg_monitor TO monitor;")])
 
 
 def conninfo(live: Live, role: str, member: str = "primary", database: str | None = None) -> str:
@@ -46,7 +53,8 @@ def conninfo(live: Live, role: str, member: str = "primary", database: str | Non
 
 def bootstrap(secrets: Secrets, database: str) -> str:
     """What a new primary runs once, before anybody can connect: one SQL statement on each line."""
-    statements = [_create(role, secrets[PASSWORDS[role]]) for role in GRANTS] + _database_statements(database)
+    statements = [_role("CREATE", role, secrets) for role in ATTRIBUTES]
+    statements += [MEMBERSHIP, *_database_statements(database)]
     return "".join(f"{statement.as_string(None)}\n" for statement in statements)
 
 
@@ -57,29 +65,29 @@ def passfile(secrets: Secrets) -> str:
 
 
 def check(live: Live) -> str | None:
-    """None when every role but the superuser logs in with its password in .env, else who does not."""
-    for role in GRANTS:
+    """None when each role but the superuser logs in with its password in .env and has its rights, else who does not."""
+    for role in ATTRIBUTES:
         if said := _login(live, role):
             return f"role {role} cannot log in: {said}"
-    return None
+    with psycopg.connect(conninfo(live, "monitor"), connect_timeout=CONNECT_SECONDS) as connection:
+        row = connection.execute("SELECT pg_has_role('pg_monitor', 'USAGE')").fetchone()
+    return None if row == (True,) else "role monitor is not a member of pg_monitor"
 
 
-def mend(live: Live, sink: Sink) -> None:
-    """Create what is missing, and set every password as .env says. Safe to repeat."""
+def mend(live: Live, run: Run) -> None:
+    """Create what is missing, and set every password and right as it must be. Safe to repeat."""
     with psycopg.connect(
         conninfo(live, "postgres", database="postgres"), connect_timeout=CONNECT_SECONDS, autocommit=True
     ) as connection:
-        for role in GRANTS:
-            password = live.secrets[PASSWORDS[role]]
+        for role in ATTRIBUTES:
             known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-            # The verifier, not the password: statements end up in logs.
-            verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            connection.execute(_alter(role, verifier) if known else _create(role, verifier))
+            connection.execute(_role("ALTER" if known else "CREATE", role, live.secrets))
+        connection.execute(MEMBERSHIP)
         database = live.settings.postgres.database
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
         for statement in _database_statements(database)[1 if known else 0 :]:
             connection.execute(statement)
-    sink(Note("info", "PostgreSQL's roles and their passwords now are as .env says"))
+    run.sink(Note("info", "PostgreSQL's roles and their passwords now are as .env says"))
 
 
 def refused(live: Live) -> Sequence[Problem]:
@@ -96,17 +104,19 @@ def _login(live: Live, role: str) -> str | None:
     replication = " replication=true" if role == "replicator" else ""
     try:
         psycopg.connect(conninfo(live, role) + replication, connect_timeout=CONNECT_SECONDS).close()
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         return " ".join(str(error).split())
     return None
 
 
-def _create(role: str, password: str) -> sql.Composed:
-    return sql.SQL("CREATE ROLE {} {} PASSWORD {};").format(sql.Identifier(role), sql.SQL(GRANTS[role]), password)
-
-
-def _alter(role: str, verifier: str) -> sql.Composed:
-    return sql.SQL("ALTER ROLE {} LOGIN PASSWORD {};").format(sql.Identifier(role), verifier)
+def _role(verb: Literal["CREATE", "ALTER"], role: str, secrets: Secrets) -> sql.Composed:
+    """With the verifier, not the password: statements end up in logs."""
+    return sql.SQL("{} ROLE {} {} PASSWORD {};").format(
+        sql.SQL(verb),
+        sql.Identifier(role),
+        sql.SQL(ATTRIBUTES[role]),
+        verifier(secrets[PASSWORDS[role]], role),
+    )
 
 
 def _database_statements(database: str) -> list[sql.Composed]:

@@ -17,8 +17,8 @@ from services.common.broker_proof import login, prove
 from shopfds_ops.components import rabbitmq_definitions as definitions
 from shopfds_ops.components.base import Live
 from shopfds_ops.errors import StepError
-from shopfds_ops.events import Note, Sink
-from shopfds_ops.steps import Step
+from shopfds_ops.events import Note
+from shopfds_ops.steps import Run, Step
 
 NODE = "rabbitmq"
 PASSWORD = "RABBITMQ_PASSWORD"  # noqa: S105  the name of the secret
@@ -75,8 +75,8 @@ def _guest_can_log_in(ours: Broker) -> bool:
     return True
 
 
-def _mend_access(live: Live) -> Callable[[Sink], None]:
-    def apply(sink: Sink) -> None:
+def _mend_access(live: Live) -> Callable[[Run], None]:
+    def apply(run: Run) -> None:
         content = definitions.user_definitions(live.settings, live.secrets[PASSWORD])
         _control(live, "import_definitions", stdin=json.dumps(content))
         try:
@@ -85,7 +85,7 @@ def _mend_access(live: Live) -> Callable[[Sink], None]:
             raise _not_mended(error) from None
         if guest:
             _control(live, "delete_user", "guest")
-        sink(Note("info", "RabbitMQ's users and their passwords now are as .env says"))
+        run.sink(Note("info", "RabbitMQ's users and their passwords now are as .env says"))
 
     return apply
 
@@ -125,12 +125,12 @@ def _key(kind: str, item: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(item[name]) for name in fields)
 
 
-def _mend_topology(live: Live) -> Callable[[Sink], None]:
-    def apply(sink: Sink) -> None:
+def _mend_topology(live: Live) -> Callable[[Run], None]:
+    def apply(run: Run) -> None:
         wanted = _wanted(live)
         _refuse_other_kinds(live, wanted)
         _control(live, "import_definitions", stdin=json.dumps(wanted))
-        sink(Note("info", f"RabbitMQ's exchanges, queues and policies now are as {DEFINITIONS} says"))
+        run.sink(Note("info", f"RabbitMQ's exchanges, queues and policies now are as {DEFINITIONS} says"))
 
     return apply
 
@@ -174,8 +174,8 @@ def _delivery_missing(live: Live) -> Callable[[], str | None]:
     return check
 
 
-def _mend_delivery(live: Live) -> Callable[[Sink], None]:
-    def apply(sink: Sink) -> None:
+def _mend_delivery(live: Live) -> Callable[[Run], None]:
+    def apply(_: Run) -> None:
         _elect_leaders(live)
 
     return apply

@@ -19,11 +19,10 @@ from shopfds_ops.components.redis_mend import Access, mend, missing
 from shopfds_ops.components.redis_repair import Addresses, refusal, unlinked
 from shopfds_ops.components.redis_users import ADMIN, HEALTH, PASSWORDS, acl_file, auth_file
 from shopfds_ops.errors import StepError
-from shopfds_ops.events import Sink
 from shopfds_ops.result import Problem, Table
 from shopfds_ops.secrets import Secrets
 from shopfds_ops.settings import REDIS_BUS_OFFSET, REDIS_NODES
-from shopfds_ops.steps import Step
+from shopfds_ops.steps import Run, Step
 from shopfds_ops.text import bytes_text
 from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
@@ -116,8 +115,8 @@ class RedisCluster(Component):
         # An election may have to time out first, a shard to be copied: failed links are seen after a node timeout.
         patience = 60.0 + 4 * live.settings.redis.node_timeout_ms / 1000
 
-        def whole(sink: Sink, *, linked: bool) -> None:
-            mend(access, sink, patience, linked=linked)
+        def whole(run: Run, *, linked: bool) -> None:
+            mend(access, run, patience, linked=linked)
 
         return (
             Step(f"{self.name}.create", partial(missing, access), partial(whole, linked=False), requires=names),
@@ -132,6 +131,7 @@ class RedisCluster(Component):
                 partial(_hidden_shard, access),
                 partial(_write_heartbeats, access),
                 requires=(f"{self.name}.create",),
+                faults=(redis.RedisError,),
             ),
         )
 
@@ -215,14 +215,14 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _create(live: Live, addresses: Callable[[], Addresses], names: Sequence[str]) -> str:
+def _create(live: Live, addresses: Callable[[], Addresses], names: Sequence[str], seconds: float) -> str:
     """Let redis-cli make the cluster, where the nodes run. Returns what it said if it failed."""
     places = [f"{host}:{port}" for host, port in (addresses()[name] for name in names)]
     done = live.engine.execute(
         live.topology.node(names[0]),
         ("redis-cli", "--user", ADMIN, "--cluster", "create", *places, "--cluster-replicas", "1", "--cluster-yes"),
         environment={"REDISCLI_AUTH": live.secrets[PASSWORDS[ADMIN]]},
-        timeout=CREATE_TIMEOUT,
+        timeout=max(1.0, min(CREATE_TIMEOUT, seconds)),
     )
     if done.exit_status == 0:
         return ""
@@ -260,7 +260,7 @@ def _hidden_shard(access: Access) -> str | None:
     return None
 
 
-def _write_heartbeats(access: Access, _: Sink) -> None:
+def _write_heartbeats(access: Access, _: Run) -> None:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     for view in access.look():
         if view.slots and not view.master_id:

@@ -32,7 +32,7 @@ from shopfds_ops.components.redis_actions import (
 from shopfds_ops.components.redis_repair import Addresses, plan, unlinked
 from shopfds_ops.errors import StepError
 from shopfds_ops.events import Note, Sink
-from shopfds_ops.steps import Deadline
+from shopfds_ops.steps import Deadline, Run
 
 LOOK_INTERVAL = 0.1
 """Seconds between two looks at the nodes."""
@@ -49,8 +49,8 @@ class Access:
     """The addresses by which the nodes reach each other, known once they run."""
     username: str
     password: str
-    create: Callable[[tuple[str, ...]], str]
-    """Runs it over these nodes; returns why it failed, or an empty string."""
+    create: Callable[[tuple[str, ...], float], str]
+    """Runs it over these nodes, within so many seconds; returns why it failed, or an empty string."""
     timeout: float = 1.0
 
     def look(self) -> tuple[NodeView, ...]:
@@ -69,12 +69,13 @@ def missing(access: Access) -> str | None:
     return None if decision.whole else str(decision)
 
 
-def mend(access: Access, sink: Sink, seconds: float, *, linked: bool) -> None:
+def mend(access: Access, run: Run, seconds: float, *, linked: bool) -> None:
     """Apply the plan until the cluster is whole and, if `linked`, until its replicas have their masters' data.
 
-    Raises StepError when the operator must decide, or when it is not whole within `seconds`.
+    Raises StepError when the operator must decide, when it is not whole within `seconds` or the time of the command, or
+    when the command is given up.
     """
-    limit = Deadline(seconds)
+    limit = Deadline(min(seconds, run.deadline.left))
     applied: dict[Action, float] = {}
     answer = ""
     while True:
@@ -89,16 +90,16 @@ def mend(access: Access, sink: Sink, seconds: float, *, linked: bool) -> None:
             return
         if limit.passed:
             raise StepError(
-                f"the Redis Cluster is not whole after {seconds:.0f} s: {said}",
+                f"the Redis Cluster is not whole after {limit.seconds:.0f} s: {said}",
                 remedy="see `shopfds status redis-cluster` and `shopfds logs`, then run `shopfds up` again",
                 details=answer,
             )
         due = [action for action in decision.actions if action not in applied or action in tried]
-        _tell(due, sink)
+        _tell(due, run.sink)
         for action in due:
-            answer = _apply(access, action, views) or answer
+            answer = _apply(access, action, views, limit) or answer
             applied[action] = time.monotonic()
-        time.sleep(LOOK_INTERVAL)
+        run.pause(LOOK_INTERVAL)
 
 
 def _tell(actions: Sequence[Action], sink: Sink) -> None:
@@ -107,11 +108,11 @@ def _tell(actions: Sequence[Action], sink: Sink) -> None:
         sink(Note("warning" if isinstance(action, AddSlots) else "info", f"redis-cluster: {text}"))
 
 
-def _apply(access: Access, action: Action, views: tuple[NodeView, ...]) -> str:
+def _apply(access: Access, action: Action, views: tuple[NodeView, ...], limit: Deadline) -> str:
     """Returns what the server answered where it refused: the state may have changed since we looked (gossip, an
     election, another operator), so that is no failure yet, and the next look tells."""
     if isinstance(action, Create):
-        return access.create(action.nodes)
+        return access.create(action.nodes, limit.left)
     ids = {view.name: view.id for view in views}
     try:
         with access.connect(action.node) as client:

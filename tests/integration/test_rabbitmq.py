@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,8 +28,7 @@ from shopfds_ops.components.rabbitmq import RabbitMQ, broker
 from shopfds_ops.components.rabbitmq_definitions import user_definitions
 from shopfds_ops.engines.base import Completed
 from shopfds_ops.errors import StepError
-from shopfds_ops.events import discard
-from shopfds_ops.steps import Deadline
+from shopfds_ops.steps import Deadline, Run
 
 pytestmark = pytest.mark.servers
 
@@ -59,8 +57,8 @@ def control(live: Live, *arguments: str, stdin: str | None = None) -> Completed:
 
 def mend(live: Live) -> dict[str, bool]:
     """Run the steps as `up` does; which of them changed something."""
-    deadline = Deadline(90)
-    return {step.name: step.run(deadline, threading.Event(), discard) for step in RabbitMQ().steps(live)}
+    run = Run(Deadline(90))
+    return {step.name: step.run(run) for step in RabbitMQ().steps(live)}
 
 
 def get(channel: BlockingChannel, queue: str, message_id: str, seconds: float = 10.0) -> Any:

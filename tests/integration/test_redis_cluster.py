@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from shopfds_ops.errors import StepError
 from shopfds_ops.events import discard
 from shopfds_ops.secrets import PURPOSES, Secrets
 from shopfds_ops.settings import Ports, Redis, Settings
-from shopfds_ops.steps import Deadline, Step, run_graph
+from shopfds_ops.steps import Deadline, Run, Step, run_graph
 from shopfds_ops.topology import Node, Topology
 
 pytestmark = [
@@ -272,7 +273,7 @@ def test_a_creation_that_was_killed_is_finished_by_the_next_run(blank: Nodes, de
 
     blank.during_create = kill_soon
     with pytest.raises(KeyboardInterrupt):
-        blank.steps()["redis-cluster.create"].apply(discard)
+        blank.steps()["redis-cluster.create"].apply(Run(Deadline(60)))
     blank.during_create = lambda _: None
     blank.up()
     blank.healthy()
@@ -403,6 +404,24 @@ def test_a_frozen_node_is_unknown_and_does_not_hold_up_the_report(nodes: Nodes) 
     nodes.healthy()
 
 
+def test_mending_ends_with_the_time_of_the_command_or_when_it_is_given_up(nodes: Nodes) -> None:
+    create = nodes.steps()["redis-cluster.create"]
+    cancelled = threading.Event()
+    nodes.processes[NAMES[2]].send_signal(signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        with pytest.raises(StepError, match="not whole after 1 s"):
+            create.apply(Run(Deadline(1)))
+        threading.Timer(1, cancelled.set).start()
+        with pytest.raises(StepError, match="given up"):
+            create.apply(Run(Deadline(60), cancelled))
+        assert time.monotonic() - start < 20
+    finally:
+        nodes.processes[NAMES[2]].send_signal(signal.SIGCONT)
+    nodes.up()
+    nodes.healthy()
+
+
 def test_a_wrong_password_is_named_with_its_remedy_and_changes_nothing(nodes: Nodes) -> None:
     wrong = Secrets({**nodes.secrets.values, "REDIS_ADMIN_PASSWORD": "of-another-stack"})
     live = Live(nodes.settings, wrong, nodes.live.engine, nodes.topology)
@@ -415,7 +434,7 @@ def test_a_wrong_password_is_named_with_its_remedy_and_changes_nothing(nodes: No
     assert all("password" in problem.what and ".env" in problem.remedy for problem in report.problems)
     create = nodes.component.steps(live)[0]
     with pytest.raises(StepError, match="refuses the password") as caught:
-        create.apply(discard)
+        create.apply(Run(Deadline(60)))
     assert ".env" in caught.value.remedy
     nodes.healthy()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shopfds_ops.errors import ShopfdsError, StepError, UnknownNameError
 from shopfds_ops.events import Event, Progress, Sink, TaskEvent, discard
-from shopfds_ops.steps import Deadline, Gate, Step, Task, check_graph, run_graph, select
+from shopfds_ops.steps import Deadline, Gate, Run, Step, Task, check_graph, run_graph, select
 
 LIMIT = 20.0
 """Seconds after which a test gives up; none of them needs nearly as many."""
@@ -32,7 +32,7 @@ class Thing:
         self.checks += 1
         return None if self.holds else "the thing is broken"
 
-    def apply(self, _: Sink) -> None:
+    def apply(self, _: Run) -> None:
         self.applied += 1
         self.holds = self.mends
 
@@ -51,8 +51,8 @@ class Listener:
         return [event.phase for event in self.events if isinstance(event, TaskEvent) and event.name == name]
 
 
-def failing(what: str) -> Callable[[Sink], None]:
-    def apply(_: Sink) -> None:
+def failing(what: str) -> Callable[[Run], None]:
+    def apply(_: Run) -> None:
         raise StepError(what, remedy="mend it")
 
     return apply
@@ -99,7 +99,61 @@ def test_a_step_gets_time_to_settle_after_apply() -> None:
     assert next(answers, "asked to the end") == "asked to the end"
 
 
-def discard_apply(_: Sink) -> None:
+class RefusedError(Exception):
+    """What the client of some server raises."""
+
+
+def test_what_a_server_refuses_while_a_step_is_applied_is_an_error_that_names_the_step() -> None:
+    def refuse(_: Run) -> None:
+        raise RefusedError("max_connections\nreached")
+
+    with pytest.raises(StepError) as caught:
+        run(Step("postgres.roles", lambda: "not there", refuse, faults=(RefusedError,)))
+    assert caught.value.what == "postgres.roles: the server said: max_connections reached"
+    assert caught.value.remedy
+
+
+def test_a_check_that_the_server_refuses_does_not_hold() -> None:
+    answers = iter([RefusedError("loading"), "missing", RefusedError("loading"), None])
+
+    def check() -> str | None:
+        answer = next(answers)
+        if isinstance(answer, RefusedError):
+            raise answer
+        return answer
+
+    listener = Listener()
+    assert run(Step("a", check, discard_apply, faults=(RefusedError,)), sink=listener) == ["a"]
+    assert listener.phases("a") == ["started", "changed"]
+
+
+def test_a_step_that_works_for_long_knows_how_long_the_command_may_take() -> None:
+    left: list[float] = []
+    answers = iter(["missing", None])
+    run(Step("a", lambda: next(answers), lambda run: left.append(run.deadline.left)), seconds=5)
+    assert 0 < left[0] <= 5
+
+
+def test_a_failure_ends_the_pause_of_a_step_that_works_for_long() -> None:
+    paused = threading.Event()
+
+    def work(run: Run) -> None:
+        paused.set()
+        run.pause(LIMIT)
+
+    def fail(_: Run) -> None:
+        paused.wait(LIMIT)
+        raise StepError("the disk is full")
+
+    listener = Listener()
+    start = time.monotonic()
+    with pytest.raises(StepError, match="the disk is full"):
+        run(Step("long", lambda: "missing", work), Step("broken", lambda: "missing", fail), sink=listener)
+    assert time.monotonic() - start < LIMIT / 2
+    assert listener.phases("long") == ["started", "failed"]
+
+
+def discard_apply(_: Run) -> None:
     return
 
 
@@ -120,7 +174,7 @@ def test_what_is_required_is_done_first_however_they_are_listed() -> None:
 def test_steps_that_do_not_need_each_other_run_side_by_side() -> None:
     both = threading.Barrier(2, timeout=LIMIT)
 
-    def meet(_: Sink) -> None:
+    def meet(_: Run) -> None:
         both.wait()
 
     def step(name: str) -> Step:
@@ -210,14 +264,14 @@ def test_a_failure_reaches_a_long_step_at_its_next_sign_of_progress() -> None:
     moved = threading.Event()
     listener = Listener()
 
-    def work(sink: Sink) -> None:
+    def work(run: Run) -> None:
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:
-            sink(Progress("rows", 1, 2))
+            run.sink(Progress("rows", 1, 2))
             moved.set()
         raise AssertionError("nobody stopped it")
 
-    def fail(_: Sink) -> None:
+    def fail(_: Run) -> None:
         moved.wait(LIMIT)
         raise StepError("the disk is full")
 
@@ -231,11 +285,11 @@ def test_an_error_that_is_not_ours_is_raised_as_it_is_after_the_others_have_ende
     ended: list[str] = []
     entered = threading.Event()
 
-    def slow(_: Sink) -> None:
+    def slow(_: Run) -> None:
         entered.set()
         ended.append("slow")
 
-    def bug(_: Sink) -> None:
+    def bug(_: Run) -> None:
         entered.wait(LIMIT)
         raise ZeroDivisionError
 
