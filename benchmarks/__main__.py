@@ -20,12 +20,13 @@ def rows(million: bool) -> Iterator[Row]:
     yield from up.run()
     with Scratch() as scratch:
         scratch.shopfds("up", "--no-seed")
-        yield commands.status_row(scratch)
         live = scratch.stack().live
         conninfo = postgres.conninfo(live, "shopfds")
         endpoints = redis_cluster.endpoints(live)
         yield from asyncio.run(blacklist.run(endpoints, conninfo, live.secrets["REDIS_APP_PASSWORD"]))
+        yield blacklist.import_row(scratch)
         yield from seed.measure(conninfo, Plan(), seed.LIMIT_DEFAULT)
+        yield commands.status_row(scratch)  # of a stack with data in it
         if million:
             yield from seed.measure(conninfo, scaled(Plan(), 100, {}), seed.LIMIT_MILLION, rounds=1)
 

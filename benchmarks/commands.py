@@ -37,7 +37,7 @@ def help_row() -> Row:
 
 
 def status_row(scratch: Scratch) -> Row:
-    """The whole report of a healthy stack."""
+    """The whole report of a healthy stack, with the data that it holds at the time."""
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
