@@ -5,6 +5,7 @@ stdout carries data, stderr everything else; all output is ASCII.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -127,6 +128,11 @@ def fail(error: ShopfdsError) -> None:
 
 def watch(look: Callable[[], Result], interval: float, format: Format) -> None:
     """Show a result again and again until Ctrl-C: in place on a terminal, else one after the other."""
+    with contextlib.suppress(KeyboardInterrupt):  # how one stops watching
+        _watch(look, interval, format)
+
+
+def _watch(look: Callable[[], Result], interval: float, format: Format) -> None:
     while True:
         result = look()
         if sys.stdout.isatty() and format == "table":

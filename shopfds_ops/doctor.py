@@ -65,7 +65,7 @@ def _secrets(stack: Stack) -> Iterator[Finding]:
             yield Finding("secrets", "fail", f"{problem.where} in .env is not in force: {problem.what}", problem.remedy)
     if not refused:
         yield Finding(
-            "secrets", "ok", f"{len(secrets.PURPOSES)} secrets present" + (", none refused" if states else "")
+            "secrets", "ok", f"{len(secrets.PURPOSES)} secrets present" + ("; what runs refuses none" if states else "")
         )
 
 

@@ -28,7 +28,7 @@ class UnknownNameError(UsageError):
     """A component, node, step or key that does not exist; suggests the nearest one that does."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
+        names = sorted(set(known))
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         remedy = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
         super().__init__(f"there is no {kind} '{name}'", remedy=remedy)

@@ -49,8 +49,9 @@ def load(path: Path, *, needed_by: Collection[str]) -> Secrets:
     missing = [name for name in PURPOSES if name not in found]
     lost = [name for name in missing if name.split("_")[0].lower() in needed_by]
     if lost:
+        what = f"lacks {', '.join(lost)}" if path.exists() else "is missing"
         raise SecretsError(
-            f"{path} lacks {', '.join(lost)}, but the data were made with it",
+            f"{path} {what}, but the data were made with it",
             remedy="restore it from your backup (it is kept nowhere else), or start anew: `shopfds down --volumes`",
         )
     if missing:

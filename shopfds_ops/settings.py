@@ -37,6 +37,8 @@ STACK_VARIABLE = "SHOPFDS_STACK"
 VOLUMES = "volumes"
 OWN_VARIABLES = frozenset({PROJECT_VARIABLE, NODE_VARIABLE, STACK_VARIABLE})
 REDIS_NODES = 6
+SMALLEST_MAXMEMORY = 16
+"""MB: below, a node has no room for its own buffers."""
 REDIS_BUS_OFFSET = 10000
 
 Origin = Literal["default", "file", "environment", "flag"]
@@ -178,6 +180,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:
+        if _mebibytes(self.redis.maxmemory) < SMALLEST_MAXMEMORY:
+            raise ValueError(f"redis.maxmemory = {self.redis.maxmemory}: a node needs {SMALLEST_MAXMEMORY}MB at least")
         for name, part, limit in (
             ("redis.maxmemory", self.redis.maxmemory, self.redis.memory),
             ("postgres.shared_buffers", self.postgres.shared_buffers, self.postgres.memory),
@@ -240,7 +244,8 @@ def find_project(start: Path | None = None) -> Path:
         return folder.resolve()
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / CONFIG_FILE).is_file() or (folder / INFRASTRUCTURE / MANIFEST).is_file():
+        used = (folder / CONFIG_FILE).is_file() or (folder / INFRASTRUCTURE / MANIFEST).is_file()
+        if used or (folder / "shopfds_ops" / "settings.py").is_file():  # the latter is another checkout
             return folder
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else here
@@ -300,7 +305,7 @@ def set_value(project: Path, key: str, text: str) -> Any:
     try:
         settings = Settings.model_validate(candidate)
     except ValidationError as error:
-        raise _explained(error, dict.fromkeys(_flatten(candidate), "file"), file) from None
+        raise _explained(error, {**dict.fromkeys(_flatten(candidate), "file"), key: "flag"}, file) from None
     write_atomically(file, document.as_string().encode(), mode=0o644)
     return _flatten(settings.model_dump(mode="json"))[key]
 

@@ -17,7 +17,7 @@ from shopfds_ops.components.registry import COMPONENTS
 from shopfds_ops.engines.base import Engine
 from shopfds_ops.engines.choice import choose
 from shopfds_ops.engines.sites import DockerSite
-from shopfds_ops.errors import EngineError, NotRunningError, SecretsError, UnknownNameError
+from shopfds_ops.errors import EngineError, NotRunningError, SecretsError, UnknownNameError, UsageError
 from shopfds_ops.events import Note, Sink, discard
 from shopfds_ops.health import gates
 from shopfds_ops.render import Change, Output, Source
@@ -224,22 +224,40 @@ class Stack:
                 raise UnknownNameError("component or step", name, [*known, *by_component])
             wanted += by_component.get(name, [name])
         chosen = select(tasks, wanted)
-        states = self.engine.states()
-        for task in chosen:
-            state = states.get(task.name)
-            if task.name in self.topology.names and (state is None or state.state == "stopped"):
-                raise NotRunningError(
-                    f"{task.name} does not run", remedy="`shopfds up` starts and initializes everything"
-                )
+        steps_and_nodes = {task.name for task in chosen}
+        self.require_running([node for node in self.topology if node.name in steps_and_nodes])
         with self._lock():
             return Started((), (), tuple(run_graph(chosen, deadline, sink)))
+
+    def refuse_move(self, key: str, value: str) -> None:
+        """Raise if a new value of `data` or `engine` would leave this stack's data behind, or names no engine."""
+        if key == "engine":
+            choose(self.project, self.settings.model_copy(update={"engine": value}))
+        elif self.servers_with_data or self.engine.states():
+            raise EngineError(
+                f"this stack has its data in {self.engine.data} already; nothing was changed",
+                remedy="`shopfds down`, move the folder, then write `data` into shopfds.toml by hand;"
+                " or start anew: `shopfds down --volumes`",
+            )
+
+    def require_running(self, nodes: Sequence[Node]) -> None:
+        """Raise NotRunningError that names the first of these nodes which does not run, and how to start it."""
+        states = self.engine.states()
+        for node in nodes:
+            state = states.get(node.name)
+            if state is None or state.state != "running":
+                what = "does not run" if state is None or state.state == "stopped" else f"is {state.state}"
+                raise NotRunningError(f"{node.name} {what}", remedy=f"`shopfds start {node.name}`, or `shopfds up`")
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _selected(self, only: Sequence[str], without: Sequence[str]) -> tuple[Node, ...]:
         nodes = self.topology.select(only) if only else tuple(self.topology)
         excluded = self.topology.select(without) if without else ()
-        return tuple(node for node in nodes if node not in excluded)
+        chosen = tuple(node for node in nodes if node not in excluded)
+        if not chosen:
+            raise UsageError("no node is left", remedy="--without takes away everything that --only names")
+        return chosen
 
     def _steps(self, live: Live, nodes: Sequence[Node] | None) -> list[Step]:
         """All steps; with `nodes`, those that need nothing but these nodes, directly or by other steps."""

@@ -30,7 +30,7 @@ NODES = "nodes"
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node: what it is, and what the engine knows of it. Memory in bytes, its limit in MiB."""
+    """One node: what it is, and what the engine knows of it. Memory and its limit in bytes."""
 
     name: str
     component: str
@@ -85,7 +85,7 @@ def status(stack: Stack, component: str | None = None, *, expected: Collection[s
     found = nodes(stack, expected)
     shown = tuple(node for node in found if component in (None, NODES, node.component))
     tables = [nodes_table(stack, shown)] if component != data.NAME else []
-    problems = _node_problems(shown)
+    problems = _node_problems(shown, found)
     content: dict[str, Any] = {"engine": stack.engine.name, "nodes": shown}
     alive = {node.component for node in found if node.state in ALIVE}
     if alive:
@@ -117,16 +117,18 @@ def _node(node: Node, state: NodeState | None, expected: bool) -> NodeReport:
         started_at=state.started_at,
         ports=tuple(port.number for port in node.ports if port.published),
         memory=state.memory,
-        memory_limit=node.resources.memory,
+        memory_limit=node.resources.memory * 2**20,
         detail=state.detail,
         expected=expected,
     )
 
 
-def _node_problems(found: Sequence[NodeReport]) -> list[Problem]:
+def _node_problems(found: Sequence[NodeReport], every: Sequence[NodeReport]) -> list[Problem]:
     down = [node for node in found if node.expected and node.state not in ALIVE]
-    if down and len(down) == len(found) and all(node.state == "stopped" for node in down):
+    if down and not any(node.state != "stopped" for node in every):
         return [Problem("stack", "nothing runs", "run `shopfds up`")]
+    if down and all(node.state == "unknown" for node in down):
+        return [Problem("supervisor", f"is gone: {len(down)} nodes run without its supervisor", "`shopfds up`")]
     return [
         Problem(node.name, f"is {node.state}{': ' + node.detail if node.detail else ''}", _remedy(node))
         for node in down
@@ -141,5 +143,6 @@ def _remedy(node: NodeReport) -> str:
 
 def _messages(problems: Sequence[Problem], shown: Sequence[NodeReport]) -> list[Message]:
     if not problems:
-        return [Message("ok", f"healthy: {sum(node.state in ALIVE for node in shown)} nodes")]
+        running = sum(node.state in ALIVE for node in shown)
+        return [Message("ok", f"healthy: {running} nodes" if running else "healthy")]
     return [Message("fail", f"{problem.where} {problem.what}", problem.remedy) for problem in problems]

@@ -126,7 +126,9 @@ def export(
     from services.fds.blacklist.entries import Entry
     from services.fds.blacklist.manager import BlacklistManager
     from shopfds_ops import blacklist
+    from shopfds_ops.errors import UsageError
     from shopfds_ops.files import write_atomically
+    from shopfds_ops.result import Message, Result
 
     async def everything(manager: BlacklistManager) -> list[Entry]:
         return [entry async for entry in manager.export()]
@@ -136,7 +138,10 @@ def export(
     if output is None:
         sys.stdout.writelines(lines)
     else:
+        if not output.parent.is_dir():
+            raise UsageError(f"{output.parent} is not a folder", remedy="make it first, or name another file")
         write_atomically(output, "".join(lines).encode(), mode=0o600)
+        finish(Result("blacklist export", None, (), (Message("ok", f"{len(entries)} entries are in {output}"),)))
 
 
 def _content(file: str) -> bytes:

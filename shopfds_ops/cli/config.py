@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shopfds_ops.cli.options import FLAGS, Format, FormatOption, finish
+from shopfds_ops.cli.options import FLAGS, Format, FormatOption, finish, open_stack
 
 app = typer.Typer(
     help="Show and change the settings.\n\nDefaults < shopfds.toml < SHOPFDS_* environment < flags.",
@@ -68,6 +68,8 @@ def set_(key: Key, value: Annotated[str, typer.Argument(help="a TOML value, or a
     from shopfds_ops.result import Message, Result
 
     project = settings.find_project()
+    if key in ("data", "engine"):
+        open_stack().refuse_move(key, value)
     written = settings.set_value(project, key, value)
     configuration = settings.load(project, FLAGS)
     messages = [Message("ok", f"{key} = {_text(written)} in {configuration.file}", "`shopfds up` applies it")]

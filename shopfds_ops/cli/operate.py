@@ -92,10 +92,11 @@ def execute(
       shopfds exec postgres-primary                         (psql)
       shopfds exec postgres-replica psql -c "SELECT pg_is_in_recovery()"
       shopfds exec redis-node-1 redis-cli cluster nodes
-      shopfds exec rabbitmq rabbitmqctl list_queues name messages
+      shopfds exec rabbitmq rabbitmqctl -p shopfds list_queues name messages
     """
     stack = open_stack()
     target = stack.topology.node(node)
+    stack.require_running([target])
     client = stack.component(target.component).client(stack.live, target)
     raise typer.Exit(stack.engine.attach(target, client.argv(command or ()), environment=client.environment))
 

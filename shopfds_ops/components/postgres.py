@@ -101,7 +101,9 @@ class Postgres(Component):
     def _primary_conninfo(self, plan: Plan) -> str:
         host, port = plan.site.host(PRIMARY), plan.settings.ports.at("postgres_primary")
         passfile = plan.site.secret(REPLICA, "postgres-passfile")
-        return f"host={host} port={port} user=replicator passfile={passfile} application_name={REPLICA}"
+        return psycopg.conninfo.make_conninfo(
+            host=host, port=port, user="replicator", passfile=passfile, application_name=REPLICA
+        )
 
     def variables(self, plan: Plan) -> Mapping[str, Any]:
         return {

@@ -62,6 +62,15 @@ def free_ports(settings: Settings, down: Sequence[Node], stack: str) -> Iterator
         yield Finding("ports", "ok", "all ports are ours or free")
 
 
+def nodes(topology: Topology, states: Mapping[str, NodeState]) -> Iterator[Finding]:
+    """Whether the stack runs as a whole, or not at all."""
+    down = [name for name in topology.names if name not in states or states[name].state != "running"]
+    if down and len(down) < len(topology):
+        yield Finding("nodes", "fail", f"not running: {', '.join(down)}", "see `shopfds status`, then `shopfds up`")
+    else:
+        yield Finding("nodes", "ok", f"{len(topology) - len(down)} of {len(topology)} run")
+
+
 def leftovers(volumes: Path, topology: Topology, states: Mapping[str, NodeState]) -> Iterator[Finding]:
     """Processes without their supervisor, and volumes that belong to no node."""
     unknown = [name for name, state in states.items() if state.state == "unknown"]

@@ -14,6 +14,7 @@ def choose(project: Path, settings: Settings) -> Engine:
     """The engine for this project. `auto` means local: it is the only engine of this version."""
     if settings.engine == "docker":
         raise EngineError(
-            "engine 'docker' is not part of this version", remedy="use the local one: `--engine local` or ENGINE=local"
+            "engine 'docker' is not part of this version",
+            remedy="`shopfds config set engine auto`, or SHOPFDS_ENGINE=local, takes the local one",
         )
     return LocalEngine(project, settings)

@@ -70,6 +70,7 @@ class LocalEngine:
         running = {name for name, process in self._supervisor.processes().items() if process.state in ALIVE}
         down = [node for node in topology if node.name not in running]
         yield from checks.free_ports(self.settings, down, self._stack)
+        yield from checks.nodes(topology, self.states())
         yield from checks.leftovers(self.folder / VOLUMES, topology, self.states())
 
     # -- files ---------------------------------------------------------------------------------------------------
@@ -132,9 +133,11 @@ class LocalEngine:
             self._supervisor.launch()
         self._supervisor.reload(names)
         before = self._supervisor.processes()
+        woken = []
         for node in nodes:
             if _frozen(pid := before[node.name].pid):
                 os.kill(pid, signals.SIGCONT)
+                woken.append(node.name)
         # A process whose data folder was removed under it serves from memory what it can no longer keep.
         hollow = [n.name for n in nodes if n.volumes and before[n.name].state in ALIVE and not self.has_data(n)]
         self._supervisor.stop(hollow)
@@ -146,7 +149,7 @@ class LocalEngine:
         strays.end(self._stack, {node.name for node in down})
         for node in down:
             self._supervisor.start(node.name)
-        return [node.name for node in down]
+        return [*woken, *(node.name for node in down)]
 
     def stop(self, nodes: Sequence[Node]) -> Sequence[str]:
         self._supervisor.settle()
@@ -295,7 +298,9 @@ class LocalEngine:
     def _resolve(self, node: Node, program: str) -> str:
         found = shutil.which(program, path=self._environment(node)["PATH"])
         if found is None:
-            raise EngineError(f"{node.name} needs the program '{program}', which is not here", remedy="`make setup`")
+            raise EngineError(
+                f"{node.name} needs the program '{program}', which is not on this machine", remedy="install it"
+            )
         return found
 
     def _as_node(self, node: Node, environment: Mapping[str, str] | None) -> dict[str, Any]:

@@ -23,12 +23,16 @@ primary)
 replica)
     if [ ! -s "$PGDATA/PG_VERSION" ]; then
         rm -rf "$partial"
-        until pg_isready --quiet --dbname="$PRIMARY_CONNINFO"; do sleep 0.2; done
+        # Asked as the superuser, whom pg_hba.conf lets ask: no refusal fills the primary's log meanwhile.
+        until pg_isready --quiet --dbname="$PRIMARY_CONNINFO user=postgres dbname=postgres"; do sleep 0.2; done
         # The slot keeps the WAL from the first byte of the backup on. It is there already when the replica is rebuilt.
-        backup="pg_basebackup --pgdata=$partial --wal-method=stream --checkpoint=fast --slot=$SLOT --no-password"
-        $backup --create-slot --dbname="$PRIMARY_CONNINFO" || {
+        backup() {
+            pg_basebackup --dbname="$PRIMARY_CONNINFO" --pgdata="$partial" --wal-method=stream --checkpoint=fast \
+                --slot="$SLOT" --no-password "$@"
+        }
+        backup --create-slot || {
             rm -rf "$partial"
-            $backup --dbname="$PRIMARY_CONNINFO"
+            backup
         }
         touch "$partial/standby.signal"
         rm -rf "$PGDATA"

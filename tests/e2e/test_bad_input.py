@@ -27,6 +27,8 @@ WRONG = [
     (("migrate", "--service", "fdss"), 2, "did you mean 'fds'"),
     (("seed", "--users", "0"), 2, "users"),
     (("up", "--only", "postgers"), 2, "did you mean 'postgres'"),
+    (("up", "--only", "postgres", "--without", "postgres"), 2, "--without takes away"),
+    (("config", "set", "redis.maxmemory", "1MB"), 2, "16MB"),
     (("blacklist", "add", "--ip", "300.1.1.1", "--reason", "x"), 2, "300.1.1.1"),
     (("blacklist", "add", "--range", "10.0.0.1/8", "--reason", "x"), 2, "10.0.0.0/8"),
     (("blacklist", "add", "--bin", "12", "--reason", "x"), 2, "12"),

@@ -120,5 +120,38 @@ def test_an_error_as_json_names_the_command_and_keeps_the_details(project: Proje
     assert project.run("blacklist", "check", "--ip", "192.0.2.1").returncode == 0
 
 
+def test_what_does_not_run_is_named_at_once_by_exec_and_init(project: Project) -> None:
+    project.ok("kill", "redis-node-2", "--signal", "SIGSTOP")
+    assert "redis-node-2 is paused" in project.run("init", "redis-cluster").stderr
+    project.ok("start", "redis-node-2")
+    project.ok("stop", "rabbitmq")
+    said = project.run("exec", "rabbitmq")
+    assert said.returncode == 1
+    assert "shopfds start rabbitmq" in said.stderr
+    assert "rabbitmq is stopped" in project.run("status", "rabbitmq").stderr
+    assert "not running: rabbitmq" in project.run("doctor").stderr
+    project.ok("up", "--no-seed")
+
+
+def test_a_stack_that_has_data_is_not_moved_by_a_setting(project: Project) -> None:
+    before = (project.folder / "shopfds.toml").read_text()
+    said = project.run("config", "set", "data", "elsewhere")
+    assert said.returncode == 1
+    assert "has its data in" in said.stderr
+    assert project.run("config", "set", "engine", "docker").returncode == 1
+    assert (project.folder / "shopfds.toml").read_text() == before
+
+
+def test_a_project_folder_may_have_a_space_in_its_name(servers: None, workspace: Path, fresh_project: Project) -> None:
+    spaced = Project(workspace / "my shop")
+    spaced.folder.mkdir()
+    (spaced.folder / "shopfds.toml").write_text((fresh_project.folder / "shopfds.toml").read_text())
+    try:
+        spaced.ok("up", "--no-seed")
+        assert spaced.json("status")["ok"]
+    finally:
+        spaced.run("down", "--volumes", "--yes")
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
