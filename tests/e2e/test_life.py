@@ -384,12 +384,18 @@ def test_a_wrong_superuser_password_is_named_at_once_and_the_data_stay(project: 
 def test_a_lost_secret_is_not_replaced_while_data_need_it(project: Project) -> None:
     env = project.folder / ".env"
     before = env.read_text()
-    env.unlink()
+    lost = "".join(line for line in before.splitlines(keepends=True) if not line.startswith("POSTGRES_APP_PASSWORD="))
     try:
+        env.unlink()
         said = project.run("up")
         assert said.returncode == 1
-        assert "POSTGRES_PASSWORD" in said.stderr
+        assert ".env is missing" in said.stderr
         assert not env.exists()
+        env.write_text(lost)
+        said = project.run("up")
+        assert said.returncode == 1
+        assert "lacks POSTGRES_APP_PASSWORD" in said.stderr
+        assert env.read_text() == lost
     finally:
         env.write_text(before)
         env.chmod(0o600)
