@@ -10,7 +10,6 @@ from typing import Protocol
 from shopfds_ops.errors import UnknownNameError
 
 INTERNAL_NETWORK = "shopfds-internal"
-MONITORING_NETWORK = "shopfds-monitoring"
 
 
 class Site(Protocol):

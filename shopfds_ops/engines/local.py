@@ -67,9 +67,7 @@ class LocalEngine:
     def examine(self, topology: Topology) -> Iterator[Finding]:
         yield from checks.servers(self.installed)
         yield from checks.places(self.project, self.folder)
-        running = {name for name, process in self._supervisor.processes().items() if process.state in ALIVE}
-        down = [node for node in topology if node.name not in running]
-        yield from checks.free_ports(self.settings, down, self._stack)
+        yield from checks.free_ports(self.settings, self._down(tuple(topology)), self._stack)
         yield from checks.nodes(topology, self.states())
         yield from checks.leftovers(self.folder / VOLUMES, topology, self.states())
 
@@ -100,9 +98,7 @@ class LocalEngine:
     def preflight(self, nodes: Sequence[Node]) -> None:
         self._supervisor.settle()
         folders.require_usable(self.folder)
-        processes = self._supervisor.processes()
-        down = [node for node in nodes if node.name not in processes or processes[node.name].state not in ALIVE]
-        ports.require_free(self.settings.bind, down, self._stack, self.settings.ports.offset)
+        ports.require_free(self.settings.bind, self._down(nodes), self._stack, self.settings.ports.offset)
 
     def prepare(self, topology: Topology, rendered: Mapping[str, bytes], secrets: Mapping[str, str]) -> Sequence[str]:
         wanted = self._wanted_files(topology, rendered, secrets)
@@ -269,6 +265,11 @@ class LocalEngine:
     @cached_property
     def _stack(self) -> str:
         return str(self.folder)
+
+    def _down(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those of the nodes that supervisord does not run."""
+        alive = {name for name, process in self._supervisor.processes().items() if process.state in ALIVE}
+        return [node for node in nodes if node.name not in alive]
 
     def _account(self, node: Node) -> Account:
         if os.geteuid() != 0:
