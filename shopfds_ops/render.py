@@ -137,6 +137,16 @@ class Output:
             ) from None
         return changes
 
+    def edited(self, rendered: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The files of `rendered` that somebody edited by hand, as they are."""
+        manifest = self._manifest()
+        found: dict[str, bytes] = {}
+        for path, content in rendered.items():
+            present = self._read(path)
+            if present is not None and present != content and manifest.get(path) != _hash(present):
+                found[path] = present
+        return found
+
     def _read(self, path: str) -> bytes | None:
         file = self.folder / path
         return file.read_bytes() if file.is_file() else None

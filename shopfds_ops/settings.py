@@ -64,6 +64,21 @@ def _database(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    network = ipaddress.IPv4Network(text)
+    if network.prefixlen != 24 or not network.is_private:
+        raise ValueError("a private IPv4 network is written like 10.201.7.0/24")
+    return str(network)
+
+
+def _reference(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:v?[0-9]+[A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?", text):
+        raise ValueError("an image is named with its version, like redis:7.4, or redis:7.4@sha256:...")
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
+ImageReference = Annotated[str, AfterValidator(_reference)]
 DatabaseName = Annotated[str, AfterValidator(_database)]
 Size = Annotated[str, AfterValidator(_size)]
 Address = Annotated[str, AfterValidator(_address)]
@@ -136,17 +151,29 @@ class RabbitMQ(Section):
     memory: int = Field(1024, ge=256, description="MiB the broker may use")
 
 
+class Docker(Section):
+    """The docker engine."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="Compose project, and first part of the volumes' names; made of project and folder if not set",
+    )
+    subnet: Network | None = Field(
+        None, description="IPv4 /24 in which the Redis nodes keep their addresses; made of the name if not set"
+    )
+
+
 class Images(Section):
-    """Container images of the docker engine, with their versions."""
+    """Container images of the docker engine, with their versions. A digest may follow: `redis:7.4@sha256:...`."""
 
-    postgres: str = "postgres:17"
-    redis: str = "redis:7.4"
-    rabbitmq: str = "rabbitmq:4.1"
-
-    def version(self, server: str) -> tuple[int, ...]:
-        """The version that the image's tag names, such as (7, 4)."""
-        tag = str(getattr(self, server)).split("@")[0].rpartition(":")[2]
-        return tuple(int(part) for part in re.findall(r"\d+", tag.split("-")[0]))
+    source: Literal["auto", "registry", "offline"] = Field(
+        "auto", description="official images, or those that `shopfds images build` makes here"
+    )
+    mirror: str | None = Field(None, description="where `images build` gets packages from; the system's own if not set")
+    postgres: ImageReference = "postgres:17"
+    redis: ImageReference = "redis:7.4"
+    rabbitmq: ImageReference = "rabbitmq:4.1"
 
 
 class Seed(Section):
@@ -175,6 +202,7 @@ class Settings(BaseSettings):
     postgres: Postgres = Postgres()
     redis: Redis = Redis()
     rabbitmq: RabbitMQ = RabbitMQ()
+    docker: Docker = Docker()
     images: Images = Images()
     seed: Seed = Seed()
 

@@ -15,8 +15,7 @@ from shopfds_ops import data, render, secrets
 from shopfds_ops.components.base import Component, Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
 from shopfds_ops.engines.base import Engine
-from shopfds_ops.engines.choice import choose
-from shopfds_ops.engines.sites import DockerSite
+from shopfds_ops.engines.choice import Choice, choose
 from shopfds_ops.errors import EngineError, NotRunningError, SecretsError, UnknownNameError, UsageError
 from shopfds_ops.events import Note, Sink, discard
 from shopfds_ops.health import gates
@@ -52,14 +51,24 @@ class Stack:
         return cls(load(project or find_project(), flags))
 
     @cached_property
-    def engine(self) -> Engine:
+    def choice(self) -> Choice:
         return choose(self.project, self.settings)
+
+    @property
+    def engine(self) -> Engine:
+        return self.choice.engine
 
     @cached_property
     def topology(self) -> Topology:
         self.engine.require()
-        plan = Plan(self.settings, self.engine.site)
-        return Topology(tuple(node for component in self.components for node in component.nodes(plan)))
+        return self._placed(self.engine.site)
+
+    def _placed(self, site: Site) -> Topology:
+        plan = Plan(self.settings, site)
+        return Topology(
+            tuple(node for component in self.components for node in component.nodes(plan)),
+            tuple(job for component in self.components for job in component.jobs(plan)),
+        )
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -79,7 +88,8 @@ class Stack:
     @property
     def servers_with_data(self) -> frozenset[str]:
         """The servers (postgres, redis, rabbitmq) of which some node has data."""
-        return frozenset(node.image for node in self.topology if self.engine.has_data(node))
+        names = self.engine.with_data(tuple(self.topology))
+        return frozenset(node.image for node in self.topology if node.name in names)
 
     @property
     def output(self) -> Output:
@@ -95,17 +105,22 @@ class Stack:
     # -- rendering -----------------------------------------------------------------------------------------------
 
     def rendered(self) -> dict[str, bytes]:
-        """The content of every file below `infrastructure/`, for every engine's site."""
-        sites: list[Site] = [DockerSite(self.settings.images), self.engine.site]
+        """The content of every file below `infrastructure/`: for the engine, and for Docker in any case."""
         sources: list[Source] = []
-        for site in sites:
-            plan = Plan(self.settings, site)
+        for layout in self.choice.layouts:
+            plan = Plan(self.settings, layout.site)
             for component in self.components:
-                variables = {"settings": self.settings, "site": site, **component.variables(plan)}
-                sources += render.sources_in(component.templates, f"{site.name}/{component.templates}", variables)
-        sources += render.sources_in("docker", "docker", {"settings": self.settings, "purposes": secrets.PURPOSES})
-        sources += self.engine.sources(self.topology)
-        return render.render(sources)
+                variables = {"settings": self.settings, "site": layout.site, **component.variables(plan)}
+                sources += render.sources_in(
+                    component.templates, f"{layout.site.name}/{component.templates}", variables
+                )
+        variables = {"settings": self.settings, "purposes": secrets.PURPOSES}
+        sources.append(Source("docker/.env.example.j2", "docker/.env.example", variables))
+        files = render.render(sources)
+        read = files | self.output.edited(files)
+        for layout in self.choice.layouts:
+            files |= render.render(layout.sources(self._placed(layout.site), read))
+        return files
 
     def restarts(self, changes: Sequence[Change]) -> dict[str, list[str]]:
         """Which nodes of the chosen engine would restart because of which changed file."""
@@ -121,11 +136,18 @@ class Stack:
     def _files(self, sink: Sink) -> dict[str, bytes]:
         """Write what changed, and return what the nodes shall read: hand edits are kept, and said."""
         rendered = self.rendered()
-        for change in self.output.write(rendered):
-            if change.kind == "edited":
-                sink(Note("warning", f"{INFRASTRUCTURE}/{change.path} was edited by hand and is used as it is"))
-                rendered[change.path] = (self.output.folder / change.path).read_bytes()
-        return rendered
+        self.output.write(rendered)
+        edited = self.output.edited(rendered)
+        for path in edited:
+            sink(Note("warning", f"{INFRASTRUCTURE}/{path} was edited by hand and is used as it is"))
+        return rendered | edited
+
+    def render(self, output: Output, *, force: bool = False) -> list[Change]:
+        """Write what changed; into the stack's own folder also what lets other tools run it: its secret files."""
+        changes = output.write(self.rendered(), force=force)
+        if output.folder == self.output.folder:
+            self.engine.publish(self._secret_files())
+        return changes
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -139,6 +161,7 @@ class Stack:
         sink: Sink = discard,
     ) -> Started:
         """Everything from nothing to ready: render, start, wait for health, initialize, migrate, seed if empty."""
+        self.engine.provide(sink)
         nodes = self._selected(only, without)
         deadline = Deadline(timeout or self.settings.timeout)
         with self._lock():
@@ -152,6 +175,7 @@ class Stack:
 
     def start(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Start nodes and wait until they are healthy; initializes nothing."""
+        self.engine.provide(sink)
         nodes = self._selected(names, ())
         with self._lock():
             return self._started(nodes, timeout, sink)
@@ -165,18 +189,10 @@ class Stack:
 
     def _start(self, nodes: Sequence[Node], sink: Sink) -> list[str]:
         self.engine.preflight(nodes)
-        try:
-            passwords = secrets.load(self.secrets_file, needed_by=self.servers_with_data)
-        except OSError as error:
-            raise SecretsError(f"{self.secrets_file}: {error.strerror}", remedy="make it readable") from None
-        self.__dict__["secrets"] = passwords
+        contents = self._secret_files()
         live = self.live
         for component in self.components:
             component.preflight(live)
-        plan = Plan(self.settings, self.engine.site)
-        contents: dict[str, str] = {}
-        for component in self.components:
-            contents |= component.secret_files(plan, passwords)
         try:
             stopped = self.engine.prepare(self.topology, self._files(sink), contents)
             if stopped:
@@ -188,6 +204,18 @@ class Stack:
                 f"{error.filename or 'the data folder'}: {error.strerror}",
                 remedy="free some space or correct the permissions, then run it again",
             ) from None
+
+    def _secret_files(self) -> dict[str, str]:
+        """The content of every secret file; secrets that are missing are made."""
+        try:
+            self.__dict__["secrets"] = secrets.load(self.secrets_file, needed_by=self.servers_with_data)
+        except OSError as error:
+            raise SecretsError(f"{self.secrets_file}: {error.strerror}", remedy="make it readable") from None
+        plan = Plan(self.settings, self.engine.site)
+        contents: dict[str, str] = {}
+        for component in self.components:
+            contents |= component.secret_files(plan, self.secrets)
+        return contents
 
     def restart(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Stop nodes and start them again, under one lock."""
@@ -229,11 +257,9 @@ class Stack:
         with self._lock():
             return Started((), (), tuple(run_graph(chosen, deadline, sink)))
 
-    def refuse_move(self, key: str, value: str) -> None:
-        """Raise if a new value of `data` or `engine` would leave this stack's data behind, or names no engine."""
-        if key == "engine":
-            choose(self.project, self.settings.model_copy(update={"engine": value}))
-        elif self.servers_with_data or self.engine.states():
+    def refuse_move(self) -> None:
+        """Raise if a new value of `data` would leave this stack's data behind."""
+        if self.servers_with_data or self.engine.states():
             raise EngineError(
                 f"this stack has its data in {self.engine.data} already; nothing was changed",
                 remedy="`shopfds down`, move the folder, then write `data` into shopfds.toml by hand;"

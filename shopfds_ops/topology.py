@@ -9,7 +9,19 @@ from typing import Protocol
 
 from shopfds_ops.errors import UnknownNameError
 
-INTERNAL_NETWORK = "shopfds-internal"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network that nodes share, where the engine separates networks."""
+
+    name: str
+    steady: bool = False
+    """Its members remember each other by address, so each keeps its own there for ever."""
+
+
+INTERNAL = Network(name="shopfds-internal")
+MONITORING = Network(name="shopfds-monitoring")
+"""From here metrics are read."""
 
 
 class Site(Protocol):
@@ -34,12 +46,12 @@ class Site(Protocol):
         """pg_hba address (CIDR or keyword) that covers the other nodes and the operator's host."""
         ...
 
-    def host(self, node: str) -> str:
-        """The name or address by which the other nodes reach `node`."""
+    def host(self, node: str, network: Network | None = None) -> str:
+        """The name or address by which the other nodes (those in `network`, if given) reach `node`."""
         ...
 
-    def volume(self, node: str, volume: str) -> str:
-        """The absolute path at which `node` sees its data folder `volume`."""
+    def volume(self, node: str, volume: str, image: str) -> str:
+        """The absolute path at which `node`, run from `image`, sees its data folder `volume`."""
         ...
 
     def config(self, source: str) -> str:
@@ -83,6 +95,8 @@ class Resources:
     memory: int
     cpus: float = 1.0
     pids: int = 512
+    shared_memory: int | None = None
+    """POSIX shared memory in MiB, where the engine limits it; None leaves it at the engine's default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +119,7 @@ class Node:
     """Rendered files it reads, by their names below the site's folder."""
     secrets: tuple[str, ...] = ()
     """Secret files it reads, by name; their contents come from the component."""
-    networks: tuple[str, ...] = (INTERNAL_NETWORK,)
+    networks: tuple[Network, ...] = (INTERNAL,)
     depends_on: tuple[str, ...] = ()
     health: HealthCheck | None = None
     resources: Resources = Resources(memory=256)
@@ -129,6 +143,8 @@ class Topology:
     """All nodes of the stack, in the order in which the components list them."""
 
     nodes: tuple[Node, ...]
+    jobs: tuple[Node, ...] = ()
+    """What makes the nodes a stack where the rendered files are run by other tools; see `Component.jobs`."""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

@@ -68,8 +68,8 @@ def set_(key: Key, value: Annotated[str, typer.Argument(help="a TOML value, or a
     from shopfds_ops.result import Message, Result
 
     project = settings.find_project()
-    if key in ("data", "engine"):
-        open_stack().refuse_move(key, value)
+    if key == "data":
+        open_stack().refuse_move()
     written = settings.set_value(project, key, value)
     configuration = settings.load(project, FLAGS)
     messages = [Message("ok", f"{key} = {_text(written)} in {configuration.file}", "`shopfds up` applies it")]
@@ -92,7 +92,7 @@ def path() -> None:
         ("settings", configuration.file),
         ("secrets", project / settings.SECRETS_FILE),
         ("rendered", project / settings.INFRASTRUCTURE),
-        ("data", Path(choose(project, configuration.settings).data)),
+        ("data", Path(choose(project, configuration.settings).engine.data)),
     ):
         typer.echo(f"{name:<9} {place}{'' if place.exists() else '  (not there yet)'}")
 

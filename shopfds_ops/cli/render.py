@@ -41,7 +41,7 @@ def render(
     stack = open_stack()
     rendered = stack.rendered()
     target = Output(output) if output else stack.output
-    changes = target.compare(rendered) if check else target.write(rendered, force=force)
+    changes = target.compare(rendered) if check else stack.render(target, force=force)
     touched = [change for change in changes if change.kind != "same"]
     restarts = {} if output else stack.restarts(changes)
     rows = tuple((change.path, change.kind) for change in touched)

@@ -84,6 +84,13 @@ class Component(ABC):
     def nodes(self, plan: Plan) -> Sequence[Node]:
         """The nodes it consists of."""
 
+    def jobs(self, plan: Plan) -> Sequence[Node]:
+        """What initializes it where the rendered files are run without this CLI (`docker compose up`): nodes whose
+        health check tells that the work is done, and which stay idle then. Where the CLI runs the nodes, it does that
+        work, and more, by `steps`, and no job runs.
+        """
+        return ()
+
     def variables(self, plan: Plan) -> Mapping[str, Any]:
         """What its templates see besides `settings` and `site`."""
         return {}

@@ -43,7 +43,7 @@ class Postgres(Component):
         conf = "postgres/master.conf" if name == PRIMARY else "postgres/replica.conf"
         port = plan.settings.ports.at(f"postgres_{role}")
         environment = {
-            "PGDATA": f"{site.volume(name, 'data')}/pgdata",
+            "PGDATA": f"{site.volume(name, 'data', self.name)}/pgdata",
             "CONFIG_FILE": site.config(conf),
         }
         if name == PRIMARY:
@@ -69,7 +69,11 @@ class Postgres(Component):
             secrets=secrets,
             depends_on=() if name == PRIMARY else (PRIMARY,),
             health=HealthCheck(command=("pg_isready", "--quiet", "--host=127.0.0.1", f"--port={port}")),
-            resources=Resources(memory=plan.settings.postgres.memory, pids=plan.settings.postgres.max_connections + 50),
+            resources=Resources(
+                memory=plan.settings.postgres.memory,
+                pids=plan.settings.postgres.max_connections + 50,
+                shared_memory=plan.settings.postgres.memory // 4,  # parallel queries exchange their rows there
+            ),
             stop_signal="SIGINT",  # fast shutdown: clients are disconnected, a checkpoint is written
             stop_timeout=60,
         )
@@ -136,7 +140,7 @@ class Postgres(Component):
 
     def preflight(self, live: Live) -> None:
         primary, replica = live.topology.node(PRIMARY), live.topology.node(REPLICA)
-        if not live.engine.has_data(primary) and live.engine.has_data(replica):
+        if live.engine.with_data((primary, replica)) == {REPLICA}:
             raise StepError(
                 f"the data of {PRIMARY} are gone, while {REPLICA} still holds a copy; an empty primary is not started",
                 remedy=f"move the volume of {REPLICA} to {PRIMARY}, remove standby.signal from it, then `shopfds up`;"

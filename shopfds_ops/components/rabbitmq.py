@@ -23,7 +23,7 @@ from shopfds_ops.result import Problem, Table
 from shopfds_ops.secrets import Secrets
 from shopfds_ops.steps import Step
 from shopfds_ops.text import UNKNOWN, bytes_text, uptime_text
-from shopfds_ops.topology import HealthCheck, Node, Port, Resources
+from shopfds_ops.topology import INTERNAL, MONITORING, HealthCheck, Node, Port, Resources
 
 USER_FILE = "rabbitmq-user.json"
 LOOPBACK_DISTRIBUTION = "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -45,7 +45,7 @@ class RabbitMQ(Component):
     def nodes(self, plan: Plan) -> Sequence[Node]:
         settings, site = plan.settings, plan.site
         ports = settings.ports
-        data = site.volume(NODE, "data")
+        data = site.volume(NODE, "data", self.name)
         environment = {
             # Erlang keeps its cookie in HOME, and RabbitMQ looks for everything that is not named here in the
             # distribution's folders: the instance of the distribution must be neither read nor written.
@@ -89,6 +89,7 @@ class RabbitMQ(Component):
                 volumes=("data",),
                 files=("rabbitmq/rabbitmq.conf", DEFINITIONS, "rabbitmq/enabled_plugins"),
                 secrets=(USER_FILE,),
+                networks=(INTERNAL, MONITORING),
                 # Each run boots an Erlang of its own, so not often.
                 health=HealthCheck(
                     command=("rabbitmq-diagnostics", "--quiet", "check_running"), interval=15.0, timeout=10.0

@@ -24,7 +24,7 @@ from shopfds_ops.secrets import Secrets
 from shopfds_ops.settings import REDIS_BUS_OFFSET, REDIS_NODES
 from shopfds_ops.steps import Run, Step
 from shopfds_ops.text import bytes_text
-from shopfds_ops.topology import HealthCheck, Node, Port, Resources
+from shopfds_ops.topology import INTERNAL, HealthCheck, Network, Node, Port, Resources
 
 CONFIG = "redis/redis-cluster.conf"
 ACL_FILE = "redis-users.acl"
@@ -33,6 +33,8 @@ AUTH_FILE = "redis-auth.conf"
 NAMES = tuple(f"redis-node-{number}" for number in range(1, REDIS_NODES + 1))
 HEARTBEAT_KEY = "shopfds:heartbeat:{%d}"
 """One for each shard: the number is chosen so that the key falls into its slots."""
+BUS = Network(name="redis-cluster", steady=True)
+"""The cluster bus and replication. A node's table holds the addresses of the others, not their names."""
 PROBE_TIMEOUT = 1.0
 CREATE_TIMEOUT = 60.0
 START = (
@@ -59,10 +61,11 @@ class RedisCluster(Component):
 
     def _node(self, plan: Plan, name: str, port: int) -> Node:
         site = plan.site
+        data = site.volume(name, "data", "redis")
         flags = {
             "port": str(port),
             "bind": site.listen,
-            "dir": site.volume(name, "data"),
+            "dir": data,
             "include": site.secret(name, AUTH_FILE),
         }
         # Without a password: `health` may only PING and ask for the cluster's state. redis-cli exits with 0 on an
@@ -77,7 +80,7 @@ class RedisCluster(Component):
             command=(
                 *("sh", "-c", START, "redis-server"),
                 site.config(CONFIG),
-                f"{site.volume(name, 'data')}/nodes.conf",
+                f"{data}/nodes.conf",
                 site.secret(name, ACL_FILE),
                 site.secret(name, CLOSED_ACL_FILE),
                 *(word for flag, value in flags.items() for word in (f"--{flag}", value)),
@@ -89,6 +92,7 @@ class RedisCluster(Component):
             volumes=("data",),
             files=(CONFIG,),
             secrets=(ACL_FILE, CLOSED_ACL_FILE, AUTH_FILE),
+            networks=(INTERNAL, BUS),
             health=HealthCheck(command=("sh", "-c", ping)),
             resources=Resources(memory=plan.settings.redis.memory),
             stop_timeout=20.0,  # it writes the rest of its append-only file, and lets its replica catch up
@@ -190,7 +194,7 @@ def _access(live: Live) -> Access:
 def _addresses(live: Live) -> Addresses:
     """IP address and port of each node as the others reach it: CLUSTER MEET takes no names."""
     nodes = live.topology.of(RedisCluster.name)
-    hosts = {node.name: live.engine.site.host(node.name) for node in nodes}
+    hosts = {node.name: live.engine.site.host(node.name, BUS) for node in nodes}
     named = sorted({host for host in hosts.values() if not _is_address(host)})
     found: dict[str, str] = {}
     if named:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from shopfds_ops.events import Sink
 from shopfds_ops.render import Source
 from shopfds_ops.result import Finding
 from shopfds_ops.topology import Node, Site, Topology
@@ -64,8 +65,21 @@ class Engine(Protocol):
         """What `doctor` says of the machine: servers, places, ports, leftovers. Changes nothing."""
         ...
 
-    def sources(self, topology: Topology) -> Sequence[Source]:
-        """The files that the engine itself needs rendered, such as supervisord.conf."""
+    def sources(self, topology: Topology, files: Mapping[str, bytes]) -> Sequence[Source]:
+        """The files that the engine itself needs rendered, such as supervisord.conf.
+
+        `files` (path -> content) is what the components rendered, with hand edits as they are.
+        """
+        ...
+
+    def publish(self, secrets: Mapping[str, str]) -> None:
+        """Put secret files (name -> content) that are not there yet beside the rendered files, where those can be run
+        without this CLI; else do nothing.
+        """
+        ...
+
+    def provide(self, sink: Sink) -> None:
+        """Get what nodes need and what can be got unasked, such as container images; says what it does."""
         ...
 
     def require(self) -> None:
@@ -135,8 +149,8 @@ class Engine(Protocol):
         """Host and port at which this machine reaches the node's port called `port`."""
         ...
 
-    def has_data(self, node: Node) -> bool:
-        """Whether any volume of the node holds something."""
+    def with_data(self, nodes: Sequence[Node]) -> Set[str]:
+        """The names of those of the nodes of which a volume holds something."""
         ...
 
     def wipe(self, node: Node) -> None:

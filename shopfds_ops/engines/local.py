@@ -8,7 +8,7 @@ import pwd
 import shutil
 import signal as signals
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from shopfds_ops.engines.packages import Installed
 from shopfds_ops.engines.sites import LocalSite
 from shopfds_ops.engines.supervisor import ALIVE, STATES, Supervisor
 from shopfds_ops.errors import EngineError, NotRunningError
+from shopfds_ops.events import Sink
 from shopfds_ops.files import write_atomically
 from shopfds_ops.render import Source
 from shopfds_ops.result import Finding
@@ -73,7 +74,7 @@ class LocalEngine:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def sources(self, topology: Topology) -> Sequence[Source]:
+    def sources(self, topology: Topology, files: Mapping[str, bytes]) -> Sequence[Source]:
         """supervisord.conf: one program for each node."""
         programs = [self._program(node) for node in topology]
         variables = {
@@ -84,6 +85,12 @@ class LocalEngine:
             "programs": programs,
         }
         return [Source("local/supervisord.conf.j2", "local/supervisord.conf", variables)]
+
+    def publish(self, secrets: Mapping[str, str]) -> None:
+        """Nothing: what is rendered for it is run by it alone."""
+
+    def provide(self, sink: Sink) -> None:
+        """Nothing: installing servers needs root, and is asked for by `setup`."""
 
     def require(self) -> None:
         if self._major is not None and "postgres" not in self.installed:
@@ -135,7 +142,8 @@ class LocalEngine:
                 os.kill(pid, signals.SIGCONT)
                 woken.append(node.name)
         # A process whose data folder was removed under it serves from memory what it can no longer keep.
-        hollow = [n.name for n in nodes if n.volumes and before[n.name].state in ALIVE and not self.has_data(n)]
+        kept = self.with_data(nodes)
+        hollow = [n.name for n in nodes if n.volumes and before[n.name].state in ALIVE and n.name not in kept]
         self._supervisor.stop(hollow)
         for node in nodes:
             for path in self._volume_paths(node):
@@ -243,8 +251,12 @@ class LocalEngine:
     def address(self, node: Node, port: str) -> tuple[str, int]:
         return self.site.host(node.name), node.port(port)
 
-    def has_data(self, node: Node) -> bool:
-        return any(item.is_file() for path in self._volume_paths(node) for item in path.rglob("*"))
+    def with_data(self, nodes: Sequence[Node]) -> Set[str]:
+        return {
+            node.name
+            for node in nodes
+            if any(item.is_file() for path in self._volume_paths(node) for item in path.rglob("*"))
+        }
 
     def wipe(self, node: Node) -> None:
         volume = self.folder / VOLUMES / node.name
@@ -348,7 +360,7 @@ class LocalEngine:
         return [self.site.secret(node.name, name) for name in node.secrets]
 
     def _volume_paths(self, node: Node) -> list[Path]:
-        return [Path(self.site.volume(node.name, volume)) for volume in node.volumes]
+        return [Path(self.site.volume(node.name, volume, node.image)) for volume in node.volumes]
 
     def _log_path(self, node: Node) -> Path:
         return self.folder / "logs" / f"{node.name}.log"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shopfds_ops.settings import VOLUMES, Images
+from shopfds_ops.engines.images import ImageSet
+from shopfds_ops.settings import VOLUMES
+from shopfds_ops.topology import Network
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  inside a container's own network, or where the settings ask for it
 
@@ -28,10 +30,10 @@ class LocalSite:
     def peers(self) -> str:
         return "127.0.0.0/8" if self.bind.startswith("127.") else "samenet"
 
-    def host(self, node: str) -> str:
+    def host(self, node: str, network: Network | None = None) -> str:
         return "127.0.0.1" if self.bind == EVERYWHERE else self.bind
 
-    def volume(self, node: str, volume: str) -> str:
+    def volume(self, node: str, volume: str, image: str) -> str:
         return str(self.folder / VOLUMES / node / volume)
 
     def config(self, source: str) -> str:
@@ -48,16 +50,17 @@ class LocalSite:
 class DockerSite:
     """Containers: every node has its own name, address and file system."""
 
-    images: Images
+    images: ImageSet
     name: str = "docker"
     listen: str = EVERYWHERE
     peers: str = "samenet"
 
-    def host(self, node: str) -> str:
-        return node
+    def host(self, node: str, network: Network | None = None) -> str:
+        # A node is in several networks, and its bare name may be answered with its address in any of them.
+        return node if network is None else f"{node}.{network.name}"
 
-    def volume(self, node: str, volume: str) -> str:
-        return f"/var/lib/shopfds/{volume}"
+    def volume(self, node: str, volume: str, image: str) -> str:
+        return self.images.contract(image).folder(volume)
 
     def config(self, source: str) -> str:
         return f"/etc/shopfds/{source}"
@@ -66,4 +69,4 @@ class DockerSite:
         return f"/run/secrets/{name}"
 
     def version(self, server: str) -> tuple[int, ...]:
-        return self.images.version(server)
+        return self.images.versions[server]

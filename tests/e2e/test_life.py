@@ -49,7 +49,7 @@ def add_user(project: Project, name: str) -> None:
 
 
 def volume(project: Project, node: str) -> Path:
-    return Path(project.stack().engine.site.volume(node, "data"))
+    return Path(project.stack().engine.site.volume(node, "data", node))
 
 
 def test_a_stack_that_is_up_is_healthy_and_says_so_to_people_and_programs(project: Project) -> None:

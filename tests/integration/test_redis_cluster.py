@@ -69,10 +69,10 @@ class Nodes:
         self.during_create: Callable[[subprocess.Popen[str]], None] = lambda _: None
 
     # A site
-    def host(self, _: str) -> str:
+    def host(self, _: str, network: object = None) -> str:
         return "127.0.0.1"
 
-    def volume(self, node: str, volume: str) -> str:
+    def volume(self, node: str, volume: str, image: str = "") -> str:
         path = self.folder / node / volume
         path.mkdir(parents=True, exist_ok=True)
         return str(path)

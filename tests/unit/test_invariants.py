@@ -16,6 +16,9 @@ import pytest
 from shopfds_ops import data
 from shopfds_ops.components.base import Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
+from shopfds_ops.engines.choice import Choice
+from shopfds_ops.engines.compose import ComposeFiles
+from shopfds_ops.engines.images import registry
 from shopfds_ops.engines.local import LocalEngine
 from shopfds_ops.engines.packages import Installed
 from shopfds_ops.engines.sites import DockerSite, LocalSite
@@ -87,8 +90,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     engine.installed = {name: Installed(name, version, Path("/opt") / name) for name, version in versions.items()}
     engine.site = LocalSite(engine.folder, settings.bind, versions)
     # What `Stack` would find out about this machine, given instead.
-    stack.__dict__ |= {"engine": engine, "secrets": PASSWORDS}
-    site: Site = engine.site if kind == "local" else DockerSite(settings.images)
+    compose = ComposeFiles(project, settings, registry(settings.images))
+    stack.__dict__ |= {"choice": Choice(engine, "given", (compose, engine)), "secrets": PASSWORDS}
+    site: Site = engine.site if kind == "local" else DockerSite(registry(settings.images))
     plan = Plan(settings, site)
     topology = Topology(tuple(node for component in COMPONENTS for node in component.nodes(plan)))
     rendered = stack.rendered()
@@ -280,7 +284,7 @@ def test_redis_nodes_take_their_ports_folders_and_users_from_the_command(world: 
         assert world.site.config("redis/redis-cluster.conf") in node.command
         assert int(flags["--port"]) == node.port("client") == world.settings.ports.at("redis", index)
         assert node.port("bus") == node.port("client") + REDIS_BUS_OFFSET
-        assert flags["--dir"] == world.site.volume(node.name, "data")
+        assert flags["--dir"] == world.site.volume(node.name, "data", node.image)
         assert flags["--bind"] == world.site.listen
     assert not re.search(
         r"^(port|bind|dir|aclfile|requirepass) ", world.files["redis/redis-cluster.conf"], re.MULTILINE

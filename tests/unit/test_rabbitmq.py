@@ -49,7 +49,7 @@ class PaperSite:
     def host(self, node: str) -> str:
         return "127.0.0.1"
 
-    def volume(self, node: str, volume: str) -> str:
+    def volume(self, node: str, volume: str, image: str = "") -> str:
         return f"/paper/volumes/{node}/{volume}"
 
     def config(self, source: str) -> str:

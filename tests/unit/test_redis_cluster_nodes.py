@@ -37,7 +37,7 @@ class Elsewhere:
     def host(self, node: str) -> str:
         return node
 
-    def volume(self, node: str, volume: str) -> str:
+    def volume(self, node: str, volume: str, image: str = "") -> str:
         return f"/volumes/{node}/{volume}"
 
     def config(self, source: str) -> str:

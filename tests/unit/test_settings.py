@@ -236,7 +236,7 @@ def test_set_value_keeps_comments_and_order(tmp_path: Path) -> None:
 
 def test_set_value_makes_the_file_when_there_is_none(tmp_path: Path) -> None:
     assert set_value(tmp_path, "images.redis", "redis:8.0") == "redis:8.0"
-    assert load(tmp_path).settings.images.version("redis") == (8, 0)
+    assert load(tmp_path).settings.images.redis == "redis:8.0"
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,3 @@ def test_the_nearest_folder_upwards_that_was_used_is_the_project(tmp_path: Path,
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     assert find_project(deep) == tmp_path.resolve()
-
-
-def test_image_versions_are_read_from_tags_and_digests() -> None:
-    images = settings.Images(postgres="reg.example:5000/postgres:16.4-alpine3", redis="redis:7.4@sha256:00ff")
-    assert images.version("postgres") == (16, 4)
-    assert images.version("redis") == (7, 4)
