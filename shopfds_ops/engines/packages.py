@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +101,22 @@ def install() -> list[str]:
     if not absent:
         return []
     names = sorted({DEBIAN_PACKAGES[item.server] for item in REQUIREMENTS})
+    apt_install(names, "; ".join(absent))
+    absent = missing(find())
+    if absent:
+        raise EngineError("; ".join(absent), remedy="this distribution is too old for the local engine: use Docker")
+    return names
+
+
+def apt_install(names: Sequence[str], lacking: str) -> None:
+    """Install packages of the distribution (Debian, Ubuntu); the services that come with them are not started.
+
+    `lacking` says what they are for. Raises EngineError where we cannot install.
+    """
     if shutil.which("apt-get") is None:
-        raise EngineError(
-            "; ".join(absent),
-            remedy=f"install the servers with your system's package manager (Debian: {' '.join(names)})",
-        )
-    prefix = _privilege(names)
+        wanted = " ".join(names)
+        raise EngineError(lacking, remedy=f"install it with your system's package manager (Debian: {wanted})")
+    prefix = as_root(f"installing {', '.join(names)}", f"apt-get install {' '.join(names)}")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with _services_held_back(prefix):
         for argv in (
@@ -120,17 +130,17 @@ def install() -> list[str]:
                     remedy="run it by hand to see why",
                     details=(done.stderr or done.stdout)[-2000:],
                 )
-    absent = missing(find())
-    if absent:
-        raise EngineError("; ".join(absent), remedy="this distribution is too old for the local engine: use Docker")
-    return names
 
 
-def _privilege(names: list[str]) -> list[str]:
+def as_root(what: str, command: str) -> list[str]:
+    """What goes before a command that needs root: nothing, or sudo.
+
+    Raises EngineError that says `what` needs root, and which command does it, where there is no sudo.
+    """
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") is None:
-        raise EngineError("installing the servers needs root", remedy=f"as root: apt-get install {' '.join(names)}")
+        raise EngineError(f"{what} needs root", remedy=f"as root: {command}")
     return ["sudo"]
 
 

@@ -1,0 +1,201 @@
+"""Docker as this machine has it: whether its daemon and Compose can be used and why not, and what runs there.
+
+The docker command is asked, never a socket: it knows of DOCKER_HOST, contexts and credentials.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shopfds_ops.errors import EngineError
+
+OLDEST_ENGINE = (20, 10)
+"""The first that limits containers under cgroup v2 too, and the oldest that was tried."""
+OLDEST_COMPOSE = (2, 20)
+"""Everything that is rendered is older: `name`, `configs` and `secrets` from files, conditions of `depends_on`."""
+PATIENCE = 5.0
+"""Seconds in which a daemon that is well answers, on a machine that is busy too."""
+SETUP = "`shopfds --engine docker setup`"
+OWN_SOCKET = "unix:///var/run/docker.sock"
+STACK_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+
+Cause = Literal["absent", "down", "hangs", "forbidden", "old", "compose absent", "compose old"]
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why Docker cannot be used, and what to do about it."""
+
+    cause: Cause
+    what: str
+    remedy: str
+
+    def error(self) -> EngineError:
+        return EngineError(self.what, remedy=self.remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found: the versions of the daemon, of its API and of Compose ("" if unknown), and the first obstacle."""
+
+    engine: str = ""
+    api: str = ""
+    compose: str = ""
+    obstacle: Obstacle | None = None
+    elsewhere: str = ""
+    """What names another daemon than this machine's own one, which we may install and start."""
+
+    @property
+    def cause(self) -> Cause | None:
+        return self.obstacle.cause if self.obstacle else None
+
+    @property
+    def text(self) -> str:
+        """The versions, for people."""
+        return f"Docker Engine {self.engine or '(none)'}, Compose {self.compose or '(none)'}"
+
+
+@functools.cache
+def look() -> Look:
+    """Ask the daemon and Compose, both at once, within PATIENCE. Asked once in a process: see `forget`."""
+    program = shutil.which("docker")
+    if program is None:
+        what = "Docker is not installed (no 'docker' found)"
+        return Look(obstacle=Obstacle("absent", what, f"{SETUP} installs it on Debian and Ubuntu"))
+    deadline = time.monotonic() + PATIENCE
+    version = _begin(program, "version", "--format", "{{json .}}")
+    compose = _begin(program, "compose", "version", "--short")
+    answer, plugin = _end(version, deadline), _end(compose, deadline)
+    said = _parsed(answer)
+    found, elsewhere = said.get("Server") or {}, _elsewhere(said.get("Client") or {})
+    short = plugin.stdout.strip().removeprefix("v") if plugin and plugin.returncode == 0 else ""
+    engine, api = str(found.get("Version", "")), str(found.get("ApiVersion", ""))
+    obstacle = _daemon_obstacle(answer, engine, elsewhere) or compose_obstacle(short)
+    return Look(engine, api, short, obstacle, elsewhere)
+
+
+def forget() -> None:
+    """What was seen is no longer so: look again when asked again."""
+    look.cache_clear()
+
+
+def require() -> Look:
+    """Raise EngineError for the first thing that keeps Docker from being used."""
+    found = look()
+    if found.obstacle is not None:
+        raise found.obstacle.error()
+    return found
+
+
+def compose_obstacle(version: str) -> Obstacle | None:
+    """What is wrong with this version of Compose ("": there is none)."""
+    if not version:
+        return Obstacle("compose absent", "Docker has no Compose (`docker compose` fails)", f"{SETUP} links one")
+    if _older(version, OLDEST_COMPOSE):
+        what = f"Docker Compose {version} is older than {_text(OLDEST_COMPOSE)}"
+        return Obstacle("compose old", what, f"{SETUP} links a newer one")
+    return None
+
+
+# -- what runs ---------------------------------------------------------------------------------------------------
+
+
+def running(stack: str) -> list[str]:
+    """The nodes that run in containers of the Compose project `stack`; none where Docker does not say."""
+    template = f'{{{{.Label "{SERVICE_LABEL}"}}}}'
+    return sorted(_ask("ps", "--filter", f"label={STACK_LABEL}={stack}", "--format", template))
+
+
+def has_volumes(stack: str) -> bool:
+    """Whether Docker keeps volumes of the Compose project `stack`; False where it does not say."""
+    return bool(_ask("volume", "ls", "--quiet", "--filter", f"label={STACK_LABEL}={stack}"))
+
+
+def container_at(port: int) -> str | None:
+    """The name of the container that is reached at a port of this machine, if there is one."""
+    return next(iter(_ask("ps", "--filter", f"publish={port}", "--format", "{{.Names}}")), None)
+
+
+# -- asking ------------------------------------------------------------------------------------------------------
+
+
+def _begin(program: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[str], deadline: float) -> subprocess.CompletedProcess[str] | None:
+    """The answer; None if it has not come until then."""
+    try:
+        stdout, stderr = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # plugins are children of the docker command
+        process.communicate()
+        return None
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def _ask(*arguments: str) -> list[str]:
+    """The lines that a docker command prints; none if it fails."""
+    program = shutil.which("docker")
+    done = _end(_begin(program, *arguments), time.monotonic() + PATIENCE) if program else None
+    return done.stdout.splitlines() if done and done.returncode == 0 else []
+
+
+def _parsed(answer: subprocess.CompletedProcess[str] | None) -> dict[str, Any]:
+    with suppress(ValueError):
+        return dict(json.loads(answer.stdout)) if answer else {}
+    return {}
+
+
+def _elsewhere(client: Mapping[str, Any]) -> str:
+    if os.environ.get("DOCKER_HOST", "") not in ("", OWN_SOCKET):
+        return "DOCKER_HOST"
+    return "the context (`docker context`)" if client.get("Context", "default") != "default" else ""
+
+
+def _daemon_obstacle(answer: subprocess.CompletedProcess[str] | None, engine: str, elsewhere: str) -> Obstacle | None:
+    if answer is None:
+        what = f"Docker's daemon does not answer within {PATIENCE:.0f} s"
+        return Obstacle("hangs", what, "see what it is busy with, or restart it")
+    said = " ".join(answer.stderr.split())
+    if "permission denied" in said:
+        remedy = "`sudo usermod -aG docker $USER`, then log in again; or run this command by sudo"
+        return Obstacle("forbidden", "you may not use Docker's daemon: its socket is closed to you", remedy)
+    if match := re.search(r"client version .* is too (old|new).*", said):
+        return Obstacle("old", f"Docker's daemon refuses the docker command: {match[0]}", "update the older of both")
+    if answer.returncode != 0 or not engine:
+        remedy = f"start it, or correct {elsewhere}" if elsewhere else f"{SETUP} starts it"
+        return Obstacle("down", f"Docker's daemon does not answer: {said or 'it names no version'}", remedy)
+    if _older(engine, OLDEST_ENGINE):
+        what = f"Docker Engine {engine} is older than {_text(OLDEST_ENGINE)}"
+        return Obstacle("old", what, "update it, or take the local engine: `shopfds config set engine local`")
+    return None
+
+
+def _older(version: str, oldest: tuple[int, int]) -> bool:
+    """Whether it is; a version without numbers, such as that of somebody's own build, is not."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) < oldest
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
