@@ -14,7 +14,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,7 +78,7 @@ def look() -> Look:
     compose = _begin(program, "compose", "version", "--short")
     answer, plugin = _end(version, deadline), _end(compose, deadline)
     said = _parsed(answer)
-    found, elsewhere = said.get("Server") or {}, _elsewhere(said.get("Client") or {})
+    found, elsewhere = said.get("Server", {}), _elsewhere(said.get("Client", {}))
     short = plugin.stdout.strip().removeprefix("v") if plugin and plugin.returncode == 0 else ""
     engine, api = str(found.get("Version", "")), str(found.get("ApiVersion", ""))
     obstacle = _daemon_obstacle(answer, engine, elsewhere) or compose_obstacle(short)
@@ -160,10 +159,13 @@ def _ask(*arguments: str) -> list[str]:
     return done.stdout.splitlines() if done and done.returncode == 0 else []
 
 
-def _parsed(answer: subprocess.CompletedProcess[str] | None) -> dict[str, Any]:
-    with suppress(ValueError):
-        return dict(json.loads(answer.stdout)) if answer else {}
-    return {}
+def _parsed(answer: subprocess.CompletedProcess[str] | None) -> dict[str, dict[str, Any]]:
+    """The parts of `docker version` that are there: Client, Server."""
+    try:
+        said = json.loads(answer.stdout) if answer else None
+    except ValueError:
+        return {}
+    return {name: part for name, part in said.items() if isinstance(part, dict)} if isinstance(said, dict) else {}
 
 
 def _elsewhere(client: Mapping[str, Any]) -> str:
@@ -184,7 +186,9 @@ def _daemon_obstacle(answer: subprocess.CompletedProcess[str] | None, engine: st
         return Obstacle("old", f"Docker's daemon refuses the docker command: {match[0]}", "update the older of both")
     if answer.returncode != 0 or not engine:
         remedy = f"start it, or correct {elsewhere}" if elsewhere else f"{SETUP} starts it"
-        return Obstacle("down", f"Docker's daemon does not answer: {said or 'it names no version'}", remedy)
+        nobody = re.match(r"Cannot connect to the Docker daemon( at \S+)\.", said)
+        why = nobody[1] if nobody else f": {said or 'it names no version'}"
+        return Obstacle("down", f"Docker's daemon does not answer{why}", remedy)
     if _older(engine, OLDEST_ENGINE):
         what = f"Docker Engine {engine} is older than {_text(OLDEST_ENGINE)}"
         return Obstacle("old", what, "update it, or take the local engine: `shopfds config set engine local`")

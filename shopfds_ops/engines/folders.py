@@ -31,6 +31,19 @@ def data_folder(project: Path, settings: Settings) -> Path:
     return Path("/var/lib/shopfds") / f"{project.name}-{_digest(project)[:8]}"
 
 
+def has_data(folder: Path) -> bool:
+    """Whether some node has left anything in the data folder; what we may not look into counts as data."""
+
+    def refused(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    try:
+        return any(files for _, _, files in os.walk(folder / VOLUMES, onerror=refused))
+    except PermissionError:
+        return True
+
+
 def socket_path(folder: Path) -> Path:
     """The kernel allows about 100 characters for a unix socket's path: a deep project gets a short one elsewhere."""
     path = folder / "supervisor.sock"

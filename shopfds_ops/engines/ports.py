@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from shopfds_ops.engines import strays
+from shopfds_ops.engines import daemon, strays
 from shopfds_ops.errors import PortTakenError
 from shopfds_ops.topology import Node
 
 OFFSET_STEP = 100
+PROXY = "docker-proxy"
+"""Docker's process that listens for a container."""
 
 
 def is_free(host: str, port: int) -> bool:
@@ -35,7 +37,7 @@ class Holder:
 
 
 def holder(port: int) -> Holder:
-    """Who listens on a port: the process, its id, and the ShopFDS project it belongs to."""
+    """Who listens on a port: the container, or the process, its id, and the ShopFDS project it belongs to."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -44,6 +46,8 @@ def holder(port: int) -> Holder:
         if connection.laddr and connection.laddr.port == port and connection.pid:
             try:
                 process = psutil.Process(connection.pid)
+                if process.name() == PROXY and (container := daemon.container_at(port)):
+                    return Holder(f"container {container}")
                 belongs = strays.owner(process)
                 project = f", {belongs[1]} of the stack with its data in {belongs[0]}" if belongs else ""
                 return Holder(f"{process.name()} (pid {connection.pid}{project})", belongs[0] if belongs else None)
@@ -68,7 +72,7 @@ def require_free(host: str, nodes: Sequence[Node], stack: str, offset: int) -> N
     more = f" ({len(found) - 1} more ports of this stack are taken too)" if len(found) > 1 else ""
     raise PortTakenError(
         f"port {port}, which {node.name} needs, is taken by {who.text}{more}",
-        remedy=f"stop that process, or move this stack: {move(offset)}",
+        remedy=f"stop it, or move this stack: {move(offset)}",
     )
 
 

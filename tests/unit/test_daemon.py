@@ -1,0 +1,166 @@
+"""Looking at Docker: every obstacle is named with its remedy, within a time, whatever the docker command says."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shopfds_ops.engines import daemon
+from shopfds_ops.errors import EngineError
+
+Command = Callable[..., None]
+CLIENT = {"Version": "28.2.2", "Context": "default"}
+
+
+def said(server: object, context: str = "default") -> str:
+    return json.dumps({"Client": CLIENT | {"Context": context}, "Server": server})
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    daemon.forget()
+    yield
+    daemon.forget()
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Puts a docker command on an otherwise empty PATH that answers what a real one did."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def put(answer: str, *, error: str = "", status: int = 0, compose: str = "echo 5.6.1") -> None:
+        (tmp_path / "answer").write_text(answer + "\n")
+        (tmp_path / "error").write_text(error)
+        program = tmp_path / "docker"
+        program.write_text(
+            "#!/bin/sh\nPATH=/usr/bin:/bin\n"
+            f'[ "$1" = compose ] && {{ {compose}; exit; }}\n'
+            f"cat {tmp_path}/answer; cat {tmp_path}/error >&2; exit {status}\n"
+        )
+        program.chmod(0o755)
+
+    return put
+
+
+def test_without_a_docker_command_it_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert daemon.look().cause == "absent"
+    with pytest.raises(EngineError, match="not installed") as caught:
+        daemon.require()
+    assert "--engine docker setup" in caught.value.remedy
+
+
+def test_what_answers_is_told_with_its_versions(command: Command) -> None:
+    command(said({"Version": "20.10.24+dfsg1", "ApiVersion": "1.41"}))
+    found = daemon.require()
+    assert (found.engine, found.api, found.compose) == ("20.10.24+dfsg1", "1.41", "5.6.1")
+    assert found.cause is None
+
+
+# The words are those of docker 20.10 and 28.2.
+OBSTACLES = [
+    (
+        "down",
+        {"error": "Cannot connect to the Docker daemon at unix:///x.sock. Is the docker daemon running?", "status": 1},
+        "does not answer at unix:///x.sock",
+    ),
+    ("down", {"error": "error during connect: no such host", "status": 1}, "no such host"),
+    (
+        "forbidden",
+        {"error": "permission denied while trying to connect to the Docker daemon socket at unix:///x", "status": 1},
+        "may not use",
+    ),
+    (
+        "old",
+        {"error": "Error response from daemon: client version 1.41 is too old. Minimum is 1.44", "status": 1},
+        "client version 1.41 is too old",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cause", "answer", "words"), OBSTACLES)
+def test_a_daemon_that_cannot_be_used_is_named_with_its_remedy(
+    command: Command, cause: str, answer: dict[str, object], words: str
+) -> None:
+    command(said(None), **answer)
+    obstacle = daemon.look().obstacle
+    assert obstacle is not None
+    assert obstacle.cause == cause
+    assert words in obstacle.what
+    assert obstacle.remedy
+    assert "\n" not in obstacle.what
+
+
+@pytest.mark.parametrize(
+    ("version", "cause"),
+    [("19.03.15", "old"), ("20.9", "old"), ("20.10.0", None), ("29.0.0-rc.1", None), ("dev", None), ("", "down")],
+)
+def test_the_oldest_daemon_is_20_10(command: Command, version: str, cause: str | None) -> None:
+    command(said({"Version": version}))
+    assert daemon.look().cause == cause
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ("exit 1", "compose absent"),
+        ("echo", "compose absent"),
+        ("echo 2.19.1", "compose old"),
+        ("echo v2.20.0", None),
+        ("echo 5.6.1", None),
+    ],
+)
+def test_the_oldest_compose_is_2_20(command: Command, answer: str, cause: str | None) -> None:
+    command(said({"Version": "28.2.2"}), compose=answer)
+    assert daemon.look().cause == cause
+
+
+def test_another_address_than_this_machines_own_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(said(None, context="far"), error="Cannot connect", status=1)
+    assert "context" in daemon.look().elsewhere
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    daemon.forget()
+    found = daemon.look()
+    assert found.obstacle is not None
+    assert "DOCKER_HOST" in found.obstacle.remedy
+
+
+def test_a_plugin_that_hangs_does_not_hang_us(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "PATIENCE", 0.5)
+    command(said({"Version": "28.2.2"}), compose="sleep 20 & wait")
+    began = time.monotonic()
+    assert daemon.look().cause == "compose absent"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "5",
+        "null",
+        '{"Server": "none"}',
+        "{}",
+        '{"Server": []}',
+        '{"Client": null, "Server": null}',
+    ],
+)
+def test_whatever_the_command_prints_the_answer_is_an_obstacle(command: Command, text: str) -> None:
+    command(text)
+    assert daemon.look().cause == "down"
+
+
+def test_it_is_asked_once_until_it_is_forgotten(command: Command) -> None:
+    command(said({"Version": "28.2.2"}))
+    first = daemon.look()
+    command(said(None), error="Cannot connect", status=1)
+    assert daemon.look() is first
+    daemon.forget()
+    assert daemon.look().cause == "down"
