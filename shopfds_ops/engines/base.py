@@ -15,6 +15,9 @@ from shopfds_ops.topology import Node, Site, Topology
 State = Literal["running", "paused", "stopped", "restarting", "failed", "unknown"]
 """paused: frozen by a signal, it holds its ports and answers nobody."""
 
+FATAL_SIGNALS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGSEGV"})
+"""A node that dies of one of these, sent by `Engine.kill`, stays down."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeState:

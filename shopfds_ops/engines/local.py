@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 import psutil
 
 from shopfds_ops.engines import checks, folders, logfiles, packages, ports, strays
-from shopfds_ops.engines.base import Completed, LogLine, NodeState
+from shopfds_ops.engines.base import FATAL_SIGNALS, Completed, LogLine, NodeState
 from shopfds_ops.engines.packages import Installed
 from shopfds_ops.engines.sites import LocalSite
 from shopfds_ops.engines.supervisor import ALIVE, STATES, Supervisor
@@ -30,7 +30,6 @@ from shopfds_ops.settings import INFRASTRUCTURE, NODE_VARIABLE, STACK_VARIABLE, 
 from shopfds_ops.topology import Node, Topology
 
 START_RETRIES = 5
-FATAL_SIGNALS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGSEGV"})
 
 
 @dataclass(frozen=True, slots=True)
