@@ -23,6 +23,7 @@ from shopfds_ops.components.postgres_roles import (
 from shopfds_ops.errors import StepError
 from shopfds_ops.result import Problem
 from shopfds_ops.secrets import Secrets
+from shopfds_ops.settings import Settings
 from shopfds_ops.steps import Step
 from shopfds_ops.topology import HealthCheck, Node, Port, Resources
 
@@ -54,7 +55,12 @@ class Postgres(Component):
             }
         else:
             secrets = ("postgres-passfile",)
-            environment |= {"PRIMARY_CONNINFO": self._primary_conninfo(plan), "SLOT": SLOT}
+            environment |= {
+                "REPLICATOR_PASSFILE": site.secret(name, secrets[0]),
+                "PASSFILE": self._passfile(plan),
+                "PRIMARY_CONNINFO": self._primary_conninfo(plan),
+                "SLOT": SLOT,
+            }
         return Node(
             name=name,
             component=self.name,
@@ -79,6 +85,11 @@ class Postgres(Component):
         )
 
     def _heartbeat(self, plan: Plan) -> Node:
+        # As `probe` judges it. psql ends with 0 when there is no row, so its answer itself is looked at.
+        limit = self._heartbeat_limit(plan.settings)
+        query = f"SELECT true FROM ops.heartbeat WHERE clock_timestamp() - at <= interval '{limit} s'"  # noqa: S608
+        asked = f'psql --no-psqlrc --no-password --tuples-only --no-align --command="{query}"'
+        fresh = f'PGPASSWORD=$(cat "$PASSWORD_FILE") {asked} | grep -q t'
         return Node(
             name=HEARTBEAT,
             component=self.name,
@@ -92,22 +103,31 @@ class Postgres(Component):
                 "PGUSER": "monitor",
                 "PGDATABASE": plan.settings.postgres.database,
                 "PGAPPNAME": HEARTBEAT,
-                "PGPASSFILE": plan.site.secret(HEARTBEAT, "postgres-passfile"),
+                "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
+                "PASSWORD_FILE": plan.site.secret(HEARTBEAT, "postgres-monitor"),
                 "HEARTBEAT_FILE": plan.site.config("postgres/heartbeat.sql"),
             },
             files=("postgres/start.sh", "postgres/heartbeat.sql"),
-            secrets=("postgres-passfile",),
+            secrets=("postgres-monitor",),
             depends_on=(PRIMARY,),
+            health=HealthCheck(command=("sh", "-c", fresh), interval=15.0),
             resources=Resources(memory=64, pids=32),
             stop_timeout=5,
         )
 
     def _primary_conninfo(self, plan: Plan) -> str:
         host, port = plan.site.host(PRIMARY), plan.settings.ports.at("postgres_primary")
-        passfile = plan.site.secret(REPLICA, "postgres-passfile")
         return psycopg.conninfo.make_conninfo(
-            host=host, port=port, user="replicator", passfile=passfile, application_name=REPLICA
+            host=host, port=port, user="replicator", passfile=self._passfile(plan), application_name=REPLICA
         )
+
+    def _passfile(self, plan: Plan) -> str:
+        """Where the replica keeps a copy of its password file that nobody else may read."""
+        return f"{plan.site.volume(REPLICA, 'data', self.name)}/passfile"
+
+    def _heartbeat_limit(self, settings: Settings) -> int:
+        """Seconds after which a heartbeat is too old."""
+        return 3 * settings.postgres.heartbeat_seconds + 2
 
     def variables(self, plan: Plan) -> Mapping[str, Any]:
         return {
@@ -121,6 +141,7 @@ class Postgres(Component):
         return {
             "postgres-superuser": secrets["POSTGRES_PASSWORD"] + "\n",
             "postgres-passfile": roles.passfile(secrets),
+            "postgres-monitor": secrets["POSTGRES_MONITOR_PASSWORD"] + "\n",
             "postgres-bootstrap.sql": roles.bootstrap(secrets, plan.settings.postgres.database),
         }
 
@@ -180,7 +201,7 @@ class Postgres(Component):
                 ).fetchone()
         except psycopg.Error as error:
             return f"the primary does not answer: {' '.join(str(error).split())}"
-        limit = 3 * live.settings.postgres.heartbeat_seconds + 2
+        limit = self._heartbeat_limit(live.settings)
         if row is None or row[0] > limit:
             return f"no heartbeat within {limit} s"
         return None

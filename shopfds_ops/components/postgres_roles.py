@@ -59,9 +59,8 @@ def bootstrap(secrets: Secrets, database: str) -> str:
 
 
 def passfile(secrets: Secrets) -> str:
-    """libpq's password file for the nodes themselves: the replica and the heartbeat."""
-    lines = [f"*:*:*:{role}:{_escaped(secrets[PASSWORDS[role]])}" for role in ("replicator", "monitor")]
-    return "\n".join(lines) + "\n"
+    """libpq's password file for the replica, which logs in to the primary again and again."""
+    return f"*:*:*:replicator:{_escaped(secrets[PASSWORDS['replicator']])}\n"
 
 
 def check(live: Live) -> str | None:

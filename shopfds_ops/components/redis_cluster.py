@@ -30,6 +30,9 @@ CONFIG = "redis/redis-cluster.conf"
 ACL_FILE = "redis-users.acl"
 CLOSED_ACL_FILE = "redis-users-closed.acl"
 AUTH_FILE = "redis-auth.conf"
+ADMIN_FILE = "redis-admin"
+CREATE_SCRIPT = "redis/create.sh"
+CREATE_JOB = "redis-cluster-create"
 NAMES = tuple(f"redis-node-{number}" for number in range(1, REDIS_NODES + 1))
 HEARTBEAT_KEY = "shopfds:heartbeat:{%d}"
 """One for each shard: the number is chosen so that the key falls into its slots."""
@@ -98,8 +101,35 @@ class RedisCluster(Component):
             stop_timeout=20.0,  # it writes the rest of its append-only file, and lets its replica catch up
         )
 
+    def jobs(self, plan: Plan) -> Sequence[Node]:
+        """One, which makes the cluster as `steps` do, but only where all nodes are new."""
+        nodes, site = self.nodes(plan), plan.site
+        script = site.config(CREATE_SCRIPT)
+        return (
+            Node(
+                name=CREATE_JOB,
+                component=self.name,
+                role="job",
+                image="redis",
+                user="redis",
+                command=("sh", script, "run"),
+                environment={
+                    "NODES": " ".join(f"{site.host(node.name, BUS)}:{node.port('client')}" for node in nodes),
+                    "PASSWORD_FILE": site.secret(CREATE_JOB, ADMIN_FILE),
+                },
+                files=(CREATE_SCRIPT,),
+                secrets=(ADMIN_FILE,),
+                networks=(BUS,),
+                depends_on=tuple(node.name for node in nodes),
+                # Six questions each time, and nobody but `docker compose up --wait` asks for the answer.
+                health=HealthCheck(command=("sh", script, "check"), interval=10.0, timeout=10.0),
+                resources=Resources(memory=64, pids=32),
+            ),
+        )
+
     def secret_files(self, plan: Plan, secrets: Secrets) -> Mapping[str, str]:
         return {
+            ADMIN_FILE: secrets[PASSWORDS[ADMIN]] + "\n",
             ACL_FILE: acl_file(secrets),
             CLOSED_ACL_FILE: acl_file(secrets, closed=True),
             AUTH_FILE: auth_file(secrets),

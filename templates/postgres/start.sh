@@ -6,12 +6,25 @@ set -eu
 role=$1
 partial="${PGDATA:-none}.partial"
 
+refuse() {
+    echo "start.sh: $*" >&2
+    exit 1
+}
+
+# Data of another major release cannot be opened, and must not be made anew either.
+require_same_major() {
+    ours=$(postgres --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+    theirs=$(cat "$PGDATA/PG_VERSION")
+    [ "$ours" = "$theirs" ] ||
+        refuse "$PGDATA was made by PostgreSQL $theirs, and this is PostgreSQL $ours: use $theirs again" \
+            "(\`shopfds up --images registry|offline\` takes the other images; without Docker, its packages)"
+}
+
 case $role in
 primary)
     if [ ! -s "$PGDATA/PG_VERSION" ]; then
         if [ -d "$PGDATA" ] && ! rmdir "$PGDATA"; then
-            echo "start.sh: $PGDATA holds files, but no database; move them away, then start again" >&2
-            exit 1
+            refuse "$PGDATA holds files, but no database; move them away, then start again"
         fi
         rm -rf "$partial"
         initdb --pgdata="$partial" --username=postgres --pwfile="$SUPERUSER_PASSWORD_FILE" \
@@ -21,10 +34,13 @@ primary)
     fi
     ;;
 replica)
+    # Asked as the superuser, whom pg_hba.conf lets ask: no refusal fills the primary's log meanwhile.
+    [ -s "$PGDATA/PG_VERSION" ] ||
+        until pg_isready --quiet --dbname="$PRIMARY_CONNINFO user=postgres dbname=postgres"; do sleep 0.2; done
+    # libpq ignores a password file that others may read, and a file that is mounted into a container may be one.
+    (umask 077 && cat "$REPLICATOR_PASSFILE" > "$PASSFILE")
     if [ ! -s "$PGDATA/PG_VERSION" ]; then
         rm -rf "$partial"
-        # Asked as the superuser, whom pg_hba.conf lets ask: no refusal fills the primary's log meanwhile.
-        until pg_isready --quiet --dbname="$PRIMARY_CONNINFO user=postgres dbname=postgres"; do sleep 0.2; done
         # The slot keeps the WAL from the first byte of the backup on. It is there already when the replica is rebuilt.
         backup() {
             pg_basebackup --dbname="$PRIMARY_CONNINFO" --pgdata="$partial" --wal-method=stream --checkpoint=fast \
@@ -43,7 +59,8 @@ heartbeat)
     # psql ends when the primary does; it is asked again until it is back.
     while :; do
         until pg_isready --quiet; do sleep 0.5; done
-        psql --no-psqlrc --quiet --no-password --set=ON_ERROR_STOP=1 --file="$HEARTBEAT_FILE" || sleep 1
+        PGPASSWORD=$(cat "$PASSWORD_FILE") psql --no-psqlrc --quiet --no-password --set=ON_ERROR_STOP=1 \
+            --file="$HEARTBEAT_FILE" || sleep 1
     done
     ;;
 *)
@@ -52,4 +69,5 @@ heartbeat)
     ;;
 esac
 
+require_same_major
 exec postgres -D "$PGDATA" -c config_file="$CONFIG_FILE"

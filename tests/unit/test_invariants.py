@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ import pytest
 from shopfds_ops import data
 from shopfds_ops.components.base import Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
-from shopfds_ops.engines.choice import Choice
 from shopfds_ops.engines.compose import ComposeFiles
 from shopfds_ops.engines.images import registry
 from shopfds_ops.engines.local import LocalEngine
@@ -27,7 +27,7 @@ from shopfds_ops.secrets import PURPOSES, Secrets
 from shopfds_ops.settings import REDIS_BUS_OFFSET, REDIS_NODES, Configuration, Settings
 from shopfds_ops.stack import Stack
 from shopfds_ops.steps import Deadline, check_graph
-from shopfds_ops.topology import Site, Topology
+from shopfds_ops.topology import Node, Site, Topology
 
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "defaults": {},
@@ -68,6 +68,11 @@ class World:
     def plan(self) -> Plan:
         return Plan(self.settings, self.site)
 
+    @property
+    def readers(self) -> tuple[Node, ...]:
+        """Whatever reads files and secrets: the nodes and the jobs."""
+        return (*self.topology, *self.topology.jobs)
+
     def setting(self, file: str, name: str) -> str:
         """The value of `name` in a file of lines `name = value`; exactly one line may set it."""
         [value] = re.findall(rf"^{re.escape(name)} *= *(.*)$", self.files[file], re.MULTILINE)
@@ -91,10 +96,13 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     engine.site = LocalSite(engine.folder, settings.bind, versions)
     # What `Stack` would find out about this machine, given instead.
     compose = ComposeFiles(project, settings, registry(settings.images))
-    stack.__dict__ |= {"choice": Choice(engine, "given", (compose, engine)), "secrets": PASSWORDS}
+    stack.__dict__ |= {"choice": SimpleNamespace(engine=engine, layouts=(compose, engine)), "secrets": PASSWORDS}
     site: Site = engine.site if kind == "local" else DockerSite(registry(settings.images))
     plan = Plan(settings, site)
-    topology = Topology(tuple(node for component in COMPONENTS for node in component.nodes(plan)))
+    topology = Topology(
+        tuple(node for component in COMPONENTS for node in component.nodes(plan)),
+        tuple(job for component in COMPONENTS for job in component.jobs(plan)),
+    )
     rendered = stack.rendered()
     ours = {path: content.decode() for path, content in rendered.items() if path.startswith(f"{kind}/")}
     return World(stack, site, topology, {path.removeprefix(f"{kind}/"): text for path, text in ours.items()})
@@ -104,9 +112,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_every_file_that_a_node_reads_is_rendered_and_every_rendered_file_is_read(world: World) -> None:
-    read = {source for node in world.topology for source in node.files}
+    read = {source for node in world.readers for source in node.files}
     assert read <= set(world.files)
-    assert set(world.files) - read <= {"supervisord.conf", ".env.example"}
+    assert set(world.files) - read <= {"supervisord.conf", ".env.example", "docker-compose.yml"}
 
 
 def test_the_files_have_the_names_that_the_task_list_gives_them(world: World) -> None:
@@ -126,7 +134,7 @@ def test_everything_rendered_is_ascii_and_ends_with_a_line_end(world: World) -> 
 
 
 def test_every_path_to_a_file_or_secret_in_commands_and_environments_is_one_that_the_node_names(world: World) -> None:
-    for node in world.topology:
+    for node in world.readers:
         configs = {world.site.config(source) for source in node.files}
         secrets = {world.site.secret(node.name, name) for name in node.secrets}
         folders = (world.site.config(""), world.site.secret(node.name, ""))
@@ -139,16 +147,16 @@ def test_every_path_to_a_file_or_secret_in_commands_and_environments_is_one_that
 
 
 def test_names_are_unique_and_every_dependency_exists_before_its_dependant(world: World) -> None:
-    names = list(world.topology.names)
+    names = [node.name for node in world.readers]
     assert len(set(names)) == len(names)
-    for node in world.topology:
+    for node in world.readers:
         assert all(names.index(need) < names.index(node.name) for need in node.depends_on)
 
 
 def test_every_secret_file_that_a_node_names_has_its_content_from_its_component(world: World) -> None:
     for component in COMPONENTS:
         contents = component.secret_files(world.plan, PASSWORDS)
-        wanted = {secret for node in world.topology.of(component.name) for secret in node.secrets}
+        wanted = {secret for node in world.readers if node.component == component.name for secret in node.secrets}
         assert wanted == set(contents)
         assert all(content.endswith("\n") and content.isascii() for content in contents.values())
 
@@ -169,9 +177,9 @@ def test_every_password_is_in_force_in_some_secret_file(world: World) -> None:
 def test_no_secret_is_in_a_rendered_file_a_command_or_an_environment(world: World) -> None:
     shown: Iterator[str] = itertools.chain(
         world.files.values(),
-        (part for node in world.topology for part in node.command),
-        (value for node in world.topology for value in node.environment.values()),
-        (part for node in world.topology if node.health for part in node.health.command),
+        (part for node in world.readers for part in node.command),
+        (value for node in world.readers for value in node.environment.values()),
+        (part for node in world.readers if node.health for part in node.health.command),
     )
     for text in shown:
         assert not any(password in text for password in PASSWORDS.values.values())
@@ -223,7 +231,7 @@ def test_every_port_in_a_file_a_command_or_an_environment_belongs_to_a_node(worl
         for number in map(int, pattern.findall("\n".join(lines))):
             assert number in known, f"{number} in {path}"
             found.add(number)
-    for node in world.topology:
+    for node in world.readers:
         health = node.health.command if node.health else ()
         words = [*node.command, *health, *(f"{name}={value}" for name, value in node.environment.items())]
         for number in map(int, pattern.findall(" ".join(words))):
@@ -241,9 +249,11 @@ def test_postgresql_listens_where_its_nodes_say_and_the_replica_asks_the_primary
     conninfo = dict(word.split("=", 1) for word in world.setting("postgres/replica.conf", "primary_conninfo").split())
     assert conninfo["host"] == world.site.host("postgres-primary")
     assert int(conninfo["port"]) == primary
-    assert conninfo["passfile"] == world.site.secret("postgres-replica", "postgres-passfile")
     assert "password" not in conninfo
     node = world.topology.node("postgres-replica")
+    assert conninfo["passfile"] == node.environment["PASSFILE"]
+    assert node.environment["REPLICATOR_PASSFILE"] == world.site.secret(node.name, "postgres-passfile")
+    assert Path(conninfo["passfile"]).parent == Path(world.site.volume(node.name, "data", node.image))
     assert dict(word.split("=", 1) for word in node.environment["PRIMARY_CONNINFO"].split()) == conninfo
     assert node.environment["SLOT"] == world.setting("postgres/replica.conf", "primary_slot_name")
     heartbeat = world.topology.node("postgres-heartbeat").environment
