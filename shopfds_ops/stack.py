@@ -15,8 +15,8 @@ from shopfds_ops import data, render, secrets
 from shopfds_ops.components.base import Component, Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
 from shopfds_ops.engines.base import Engine
-from shopfds_ops.engines.choice import Choice, choose
-from shopfds_ops.errors import EngineError, NotRunningError, SecretsError, UnknownNameError, UsageError
+from shopfds_ops.engines.choice import OTHER, Choice, choose, running
+from shopfds_ops.errors import EngineError, NotRunningError, PortTakenError, SecretsError, UnknownNameError, UsageError
 from shopfds_ops.events import Note, Sink, discard
 from shopfds_ops.health import gates
 from shopfds_ops.render import Change, Output, Source
@@ -161,6 +161,8 @@ class Stack:
         sink: Sink = discard,
     ) -> Started:
         """Everything from nothing to ready: render, start, wait for health, initialize, migrate, seed if empty."""
+        if self.settings.engine == "auto":
+            sink(Note("info", f"engine {self.engine.name}: {self.choice.reason}"))
         self.engine.provide(sink)
         nodes = self._selected(only, without)
         deadline = Deadline(timeout or self.settings.timeout)
@@ -188,7 +190,11 @@ class Stack:
         return Started(names, tuple(started), tuple(run_graph(tasks, deadline, sink)))
 
     def _start(self, nodes: Sequence[Node], sink: Sink) -> list[str]:
-        self.engine.preflight(nodes)
+        try:
+            self.engine.preflight(nodes)
+        except PortTakenError:
+            self._refuse_beside_other()
+            raise
         contents = self._secret_files()
         live = self.live
         for component in self.components:
@@ -204,6 +210,14 @@ class Stack:
                 f"{error.filename or 'the data folder'}: {error.strerror}",
                 remedy="free some space or correct the permissions, then run it again",
             ) from None
+
+    def _refuse_beside_other(self) -> None:
+        """Raise PortTakenError if it is the other engine that has the ports, with nodes of this very stack."""
+        other = OTHER[self.engine.name]
+        if running(self.project, self.settings, other):
+            raise PortTakenError(
+                f"engine {other} runs this stack, on the same ports", remedy=f"`shopfds --engine {other} down`"
+            )
 
     def _secret_files(self) -> dict[str, str]:
         """The content of every secret file; secrets that are missing are made."""

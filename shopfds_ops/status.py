@@ -10,6 +10,7 @@ from typing import Any
 
 from shopfds_ops import data
 from shopfds_ops.engines.base import NodeState, State
+from shopfds_ops.engines.choice import OTHER, running
 from shopfds_ops.errors import UnknownNameError
 from shopfds_ops.result import Message, Problem, Result, Table
 from shopfds_ops.stack import Stack
@@ -103,7 +104,8 @@ def status(stack: Stack, component: str | None = None, *, expected: Collection[s
                 problems += [problem for problem in report.problems if problem.where not in told]
     content["healthy"] = not problems
     content["problems"] = problems
-    return Result("status", content, tuple(tables), tuple(_messages(problems, shown)), 1 if problems else 0)
+    messages = [*_messages(problems, shown), *_elsewhere(stack)]
+    return Result("status", content, tuple(tables), tuple(messages), 1 if problems else 0)
 
 
 def _node(node: Node, state: NodeState | None, expected: bool) -> NodeReport:
@@ -139,6 +141,16 @@ def _remedy(node: NodeReport) -> str:
     if node.state in ("stopped", "paused"):
         return f"`shopfds start {node.name}`"
     return f"`shopfds logs {node.name}`, then `shopfds up`"
+
+
+def _elsewhere(stack: Stack) -> list[Message]:
+    """A warning where the other engine runs nodes of this stack: they have the ports, and data of their own."""
+    other = OTHER[stack.engine.name]
+    names = running(stack.project, stack.settings, other)
+    if not names:
+        return []
+    text = f"engine {other} runs {len(names)} nodes of this stack, with data of its own, on the same ports"
+    return [Message("warning", text, f"`shopfds --engine {other} down`")]
 
 
 def _messages(problems: Sequence[Problem], shown: Sequence[NodeReport]) -> list[Message]:

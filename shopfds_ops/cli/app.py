@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shopfds_ops import __version__
-from shopfds_ops.cli import blacklist, config, database, lifecycle, operate, render, reports
+from shopfds_ops.cli import blacklist, config, database, engine, images, lifecycle, operate, render, reports
 from shopfds_ops.cli.options import FLAGS, EngineName
 
 INTERRUPTED = 130
@@ -25,10 +25,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (lifecycle, operate, reports, render, database):
+for module in (lifecycle, operate, reports, engine, render, database):
     module.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(blacklist.app, name="blacklist")
+app.add_typer(images.app, name="images")
 
 
 def _version(asked: bool) -> None:
@@ -105,7 +106,7 @@ def _wants_json(arguments: list[str]) -> bool:
 def _command(arguments: list[str]) -> str:
     """The command as its results name it: `status`, `blacklist import`."""
     words = [argument for argument in arguments if not argument.startswith("-")]
-    return " ".join(words[: 2 if words[:1] in (["config"], ["blacklist"]) else 1])
+    return " ".join(words[: 2 if words[:1] in (["config"], ["blacklist"], ["images"]) else 1])
 
 
 if __name__ == "__main__":

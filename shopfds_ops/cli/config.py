@@ -87,14 +87,16 @@ def path() -> None:
 
     project = settings.find_project()
     configuration = settings.load(project, FLAGS)
+    data = choose(project, configuration.settings).engine.data
     for name, place in (
         ("project", project),
         ("settings", configuration.file),
         ("secrets", project / settings.SECRETS_FILE),
         ("rendered", project / settings.INFRASTRUCTURE),
-        ("data", Path(choose(project, configuration.settings).engine.data)),
+        ("data", Path(data) if Path(data).is_absolute() else data),
     ):
-        typer.echo(f"{name:<9} {place}{'' if place.exists() else '  (not there yet)'}")
+        missing = isinstance(place, Path) and not place.exists()
+        typer.echo(f"{name:<9} {place}{'  (not there yet)' if missing else ''}")
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from shopfds_ops.cli.options import Format, FormatOption, TimeoutOption, YesOption, confirm, finish, open_stack
+from shopfds_ops.cli.options import (
+    FLAGS,
+    Format,
+    FormatOption,
+    ImagesOption,
+    TimeoutOption,
+    YesOption,
+    confirm,
+    finish,
+    open_stack,
+)
 
 Nodes = Annotated[list[str] | None, typer.Argument(metavar="[NODE|COMPONENT]...", help="all, if none is named")]
 Names = Annotated[list[str] | None, typer.Option(metavar="NAME", help="a node or component; may be repeated")]
@@ -19,15 +29,31 @@ def register(app: typer.Typer) -> None:
     app.command("setup")(setup)
 
 
-def setup() -> None:
-    """Install the servers that the engine needs.
+def setup(
+    no_start: Annotated[bool, typer.Option("--no-start", help="leave Docker's daemon stopped if it is")] = False,
+) -> None:
+    """Install what the engine needs.
 
-    On Debian and Ubuntu, as root or by sudo; elsewhere it names what to install. The services that come with the
-    packages are not started.
+    For engine local the servers, for engine docker Docker itself: Debian's packages, its daemon started, and Compose as
+    its plugin. On Debian and Ubuntu, as root or by sudo; elsewhere it names what to install. The services that come
+    with the packages are not started.
+
+    \b
+    Examples:
+      shopfds setup
+      shopfds --engine docker setup
     """
-    from shopfds_ops.engines import packages
+    from shopfds_ops import console
+    from shopfds_ops.engines import choice, daemon, docker_setup, packages
     from shopfds_ops.result import Message, Result
+    from shopfds_ops.settings import find_project, load
 
+    configuration = load(find_project(), FLAGS)
+    name, _ = choice.pick(configuration.project, configuration.settings)
+    if name == "docker":
+        with console.progress() as sink:
+            docker_setup.install(sink, start_it=not no_start)
+        finish(Result("setup", None, (), (Message("ok", f"engine docker is set up: {daemon.look().text}"),)))
     installed = packages.install()
     done = f"installed: {', '.join(installed)}" if installed else "everything that is needed is installed"
     found = ", ".join(f"{name} {item.text}" for name, item in packages.find().items())
@@ -35,9 +61,11 @@ def setup() -> None:
 
 
 def up(
+    *,
     only: Names = None,
     without: Names = None,
     no_seed: Annotated[bool, typer.Option("--no-seed", help="leave an empty database empty")] = False,
+    images: ImagesOption = None,
     timeout: TimeoutOption = None,
     format: FormatOption = Format.table,
 ) -> None:
@@ -51,11 +79,12 @@ def up(
       shopfds up
       shopfds up --only postgres --no-seed
       shopfds up --without rabbitmq --timeout 300
+      shopfds up --images offline
     """
     from shopfds_ops import console
     from shopfds_ops.status import status
 
-    stack = open_stack()
+    stack = open_stack(images)
     with console.progress() as sink:
         done = stack.up(only=only or (), without=without or (), seed=not no_seed, timeout=timeout, sink=sink)
     finish(status(stack, expected=done.selected), format)
@@ -84,7 +113,7 @@ def down(
     finish(Result("down", {"stopped": stopped, "volumes_removed": volumes}, (), tuple(messages)))
 
 
-def start(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
+def start(nodes: Nodes = None, images: ImagesOption = None, timeout: TimeoutOption = None) -> None:
     """Start nodes and wait until they are healthy.
 
     Initializes nothing: that is `up`.
@@ -95,7 +124,7 @@ def start(nodes: Nodes = None, timeout: TimeoutOption = None) -> None:
     from shopfds_ops import console
     from shopfds_ops.result import Message, Result
 
-    stack = open_stack()
+    stack = open_stack(images)
     with console.progress() as sink:
         done = stack.start(nodes or (), timeout=timeout, sink=sink)
     text = f"started: {', '.join(done.nodes)}" if done.nodes else "all of them were running"

@@ -31,18 +31,33 @@ class EngineName(StrEnum):
     local = "local"
 
 
+class ImageKind(StrEnum):
+    """Which container images the docker engine takes."""
+
+    registry = "registry"
+    offline = "offline"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-o", help="table for people, json for programs")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 TimeoutOption = Annotated[
     float | None, typer.Option(min=1, help="seconds to wait for everything", show_default="the setting `timeout`")
 ]
+ImagesOption = Annotated[
+    ImageKind | None,
+    typer.Option(
+        "--images",
+        help="with engine docker: official images, or ones made here",
+        show_default="the setting `images.source`",
+    ),
+]
 
 
-def open_stack() -> Stack:
-    """The stack of the project in the working directory, with the global flags over its settings."""
+def open_stack(images: ImageKind | None = None) -> Stack:
+    """The stack of the project in the working directory, with the global flags, and `images`, over its settings."""
     from shopfds_ops.stack import Stack
 
-    return Stack.open(FLAGS)
+    return Stack.open(FLAGS if images is None else FLAGS | {"images": {"source": images.value}})
 
 
 def finish(result: Result, format: Format = Format.table) -> None:

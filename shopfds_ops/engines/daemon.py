@@ -62,8 +62,9 @@ class Look:
 
     @property
     def text(self) -> str:
-        """The versions, for people."""
-        return f"Docker Engine {self.engine or '(none)'}, Compose {self.compose or '(none)'}"
+        """The versions that are known, for people."""
+        known = (("Docker Engine", self.engine), ("Compose", self.compose))
+        return ", ".join(f"{name} {version}" for name, version in known if version)
 
 
 @functools.cache
@@ -181,6 +182,8 @@ def _daemon_obstacle(answer: subprocess.CompletedProcess[str] | None, engine: st
     said = " ".join(answer.stderr.split())
     if "permission denied" in said:
         remedy = "`sudo usermod -aG docker $USER`, then log in again; or run this command by sudo"
+        if elsewhere:
+            remedy = f"get access to it, or correct {elsewhere}"
         return Obstacle("forbidden", "you may not use Docker's daemon: its socket is closed to you", remedy)
     if match := re.search(r"client version .* is too (old|new).*", said):
         return Obstacle("old", f"Docker's daemon refuses the docker command: {match[0]}", "update the older of both")

@@ -22,6 +22,7 @@ from shopfds_ops.events import Note, Sink
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LOG = Path("/var/log/shopfds-dockerd.log")
+LOG_LINES = 5
 PID_FILE = Path("/var/run/docker.pid")
 SYSTEMD = Path("/run/systemd/system")
 
@@ -106,6 +107,7 @@ def _launch() -> int:
     # By a shell, so that sudo may ask on this terminal, and what stays behind is no child of ours.
     script = 'setsid "$0" >>"$1" 2>&1 </dev/null & echo $!'
     prefix = packages.as_root("starting Docker's daemon", program)
+    before = LOG.stat().st_size if LOG.exists() else 0
     done = subprocess.run(
         [*prefix, "sh", "-c", script, program, str(LOG)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -117,7 +119,7 @@ def _launch() -> int:
             return pid
         time.sleep(0.1)
     what = f"does not answer within {START_SECONDS:.0f} s of its start" if _lives(pid) else "ended as soon as started"
-    raise EngineError(f"Docker's daemon {what}", remedy=f"its log is {LOG}", details="\n".join(_last_lines()))
+    raise EngineError(f"Docker's daemon {what}", remedy=f"its log is {LOG}", details=_logged(before))
 
 
 def _lives(pid: int) -> bool:
@@ -127,10 +129,11 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _last_lines(count: int = 5) -> list[str]:
+def _logged(since: int) -> str:
+    """The last lines of what dockerd wrote from that byte of its log on."""
     with suppress(OSError):
-        return LOG.read_text(errors="replace").splitlines()[-count:]
-    return []
+        return "\n".join(LOG.read_bytes()[since:].decode(errors="replace").splitlines()[-LOG_LINES:])
+    return ""
 
 
 def _link_compose(sink: Sink) -> None:

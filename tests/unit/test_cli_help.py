@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from shopfds_ops.cli.app import app
 
 COMMANDS = (
-    "up down start stop restart kill ps logs exec status doctor init render config migrate seed reset-db blacklist"
+    "setup up down start stop restart kill ps logs exec status doctor engine init render config migrate seed reset-db"
+    " blacklist"
 )
 HEAVY = ("alembic", "faker", "jinja2", "pika", "psycopg", "redis", "sqlalchemy")
 LOOK = f"""

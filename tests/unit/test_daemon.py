@@ -68,31 +68,34 @@ OBSTACLES = [
         "down",
         {"error": "Cannot connect to the Docker daemon at unix:///x.sock. Is the docker daemon running?", "status": 1},
         "does not answer at unix:///x.sock",
+        "--engine docker setup",
     ),
-    ("down", {"error": "error during connect: no such host", "status": 1}, "no such host"),
+    ("down", {"error": "error during connect: no such host", "status": 1}, "no such host", "--engine docker setup"),
     (
         "forbidden",
         {"error": "permission denied while trying to connect to the Docker daemon socket at unix:///x", "status": 1},
         "may not use",
+        "usermod -aG docker",
     ),
     (
         "old",
         {"error": "Error response from daemon: client version 1.41 is too old. Minimum is 1.44", "status": 1},
         "client version 1.41 is too old",
+        "update",
     ),
 ]
 
 
-@pytest.mark.parametrize(("cause", "answer", "words"), OBSTACLES)
+@pytest.mark.parametrize(("cause", "answer", "words", "remedy"), OBSTACLES)
 def test_a_daemon_that_cannot_be_used_is_named_with_its_remedy(
-    command: Command, cause: str, answer: dict[str, object], words: str
+    command: Command, cause: str, answer: dict[str, object], words: str, remedy: str
 ) -> None:
     command(said(None), **answer)
     obstacle = daemon.look().obstacle
     assert obstacle is not None
     assert obstacle.cause == cause
     assert words in obstacle.what
-    assert obstacle.remedy
+    assert remedy in obstacle.remedy
     assert "\n" not in obstacle.what
 
 
