@@ -49,10 +49,10 @@ def list_(format: FormatOption = Format.table) -> None:
 def build(
     force: Annotated[bool, typer.Option("--force", help="make them anew, with the packages of today")] = False,
 ) -> None:
-    """Make the offline images here, of Debian's or Ubuntu's packages.
+    """Make the offline images here.
 
-    Takes about a minute, and nothing when they are there already. The package source is this machine's own, or the
-    setting images.mirror.
+    It takes about a minute, and nothing when they are there already. Packages of Debian or Ubuntu come from where this
+    machine gets its own, or from the setting images.mirror.
 
     \b
     Examples:
@@ -68,9 +68,11 @@ def build(
 
 @app.command()
 def save(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="the file to write")] = BUNDLE,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the file to write")] = BUNDLE,
 ) -> None:
-    """Write the images that this stack uses to one file, for a machine without a network.
+    """Write this stack's images to one file.
+
+    It brings them to a machine without a network. The bundle holds either the official or the offline images.
 
     \b
     Example: shopfds images save /media/stick/shopfds-images.tar
@@ -84,12 +86,13 @@ def save(
         saved = store.save(file, running, sink)
     references = tuple(saved.references.values())
     text = f"{saved.kind} images saved to {file} ({bytes_text(file.stat().st_size)}): {', '.join(references)}"
-    finish(Result("images save", None, (), (Message("ok", text, "there: `shopfds images load FILE`"),)))
+    remedy = f"`shopfds images load {file.name}` on the other machine"
+    finish(Result("images save", None, (), (Message("ok", text, remedy),)))
 
 
 @app.command()
 def load(file: Annotated[Path, typer.Argument(help="a file that `shopfds images save` wrote")]) -> None:
-    """Load images from a file that `shopfds images save` wrote.
+    """Load images that `images save` wrote.
 
     \b
     Example: shopfds images load /media/stick/shopfds-images.tar

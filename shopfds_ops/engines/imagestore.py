@@ -137,8 +137,7 @@ class Images:
     def build(self, sink: Sink, *, force: bool = False) -> ImageSet:
         """Make the offline images here, unless they are there; with `force` even then, from today's packages."""
         references = images.offline_references(self._settings)
-        before = self._inspect(references.values())
-        made = self._as_set(references, before)
+        made = self._as_set(references, self._inspect(references.values()))
         if made is not None and not force:
             sink(Note("ok", f"offline images are up to date: {_versions(made)}"))
             return made
@@ -148,10 +147,6 @@ class Images:
         made = self._as_set(references, after)
         if made is None:
             raise EngineError("offline images were made, and are gone again", remedy=BUILD)
-        for reference, old in before.items():
-            if old["Id"] != after[reference]["Id"]:
-                # One that a container still uses stays until that is made anew.
-                subprocess.run([*self._docker, "image", "rm", old["Id"]], capture_output=True, check=False)
         sizes = [image["Size"] for image in after.values()]
         text = f"offline images made in {time.monotonic() - began:.0f} s: {_versions(made)}"
         sink(Note("ok", f"{text}; {max(sizes) / MEBIBYTE:.0f} MiB, which they share"))
@@ -260,9 +255,9 @@ class Images:
         return ImageSet("offline", references, versions) if all(versions.values()) else None
 
     def _inspect(self, references: Any) -> dict[str, Any]:
-        """Id, size and labels of the images that are here, by reference; asked in one call."""
+        """Size and labels of the images that are here, by reference; asked in one call."""
         wanted = list(dict.fromkeys(references))
-        template = '{"Id":{{json .Id}},"Size":{{.Size}},"Labels":{{json .Config.Labels}}}'
+        template = '{"Size":{{.Size}},"Labels":{{json .Config.Labels}}}'
         argv = [*self._docker, "image", "inspect", f"--format={template}", *wanted]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         refusals = done.stderr.splitlines()

@@ -20,6 +20,7 @@ from shopfds_ops.settings import Images
 RECIPE_LABEL = "shopfds.recipe"
 """On every image made here: which Dockerfile it was made by."""
 CONTENT_LABEL = "shopfds.content"
+"""On every image made here, and all that it is made on: the digest in its name."""
 VERSION_LABEL = "org.opencontainers.image.version"
 ELSEWHERE = (
     "on a machine with Debian or Ubuntu: `shopfds images build`, `shopfds images save`; here: `shopfds images load`"
@@ -73,6 +74,8 @@ def build(docker: Sequence[str], settings: Images, sink: Sink, *, force: bool = 
         with _told(f"image {server}", own[VERSION_LABEL], sink):
             labelled = [f"--label={name}={value}" for name, value in own.items()]
             _make(docker, server, references[server], [*arguments, *labelled], lambda _: None)
+    # What was replaced now, and what interrupted builds left; not what a container still uses.
+    _run(docker, "image", "prune", "--force", f"--filter=label={CONTENT_LABEL}")
 
 
 def package_sources(settings: Images, release: Release) -> list[str]:
@@ -167,7 +170,8 @@ def _make_base(docker: Sequence[str], base: str, release: Release, sources: Sequ
     with _told("base system", f"{release.distribution} {release.suite}", sink):
         with ended_with_us(argv) as bootstrap:
             assert bootstrap.stdout is not None and bootstrap.stderr is not None  # noqa: S101  pipes
-            with ended_with_us([*docker, "import", "-"], stdin=bootstrap.stdout) as importing:
+            label = f"--change=LABEL {CONTENT_LABEL}={base.rpartition(':')[2]}"
+            with ended_with_us([*docker, "import", label, "-"], stdin=bootstrap.stdout) as importing:
                 bootstrap.stdout.close()  # tar must notice when nobody reads any more
                 last = follow_lines(bootstrap.stderr, BootstrapProgress("base system", sink))
                 identity, refusal = importing.communicate()
