@@ -91,12 +91,13 @@ def up(
 
 
 def down(
-    volumes: Annotated[bool, typer.Option("--volumes", help="remove all data and secrets too")] = False,
+    volumes: Annotated[bool, typer.Option("--volumes", help="remove all data and the secrets too")] = False,
     yes: YesOption = False,
 ) -> None:
     """Stop everything; data stay, unless --volumes.
 
-    The supervisor is stopped too.
+    The engine's own processes are stopped too, containers and networks removed. What another engine has of this stack is
+    never touched, and while it has data, the secrets stay.
 
     \b
     Example: shopfds down --volumes --yes
@@ -105,11 +106,13 @@ def down(
 
     stack = open_stack()
     if volumes:
-        confirm(f"remove all data of this stack in {stack.engine.data}, and its secrets in {stack.secrets_file}?", yes)
+        secrets = "" if stack.data_elsewhere else f", and its secrets in {stack.secrets_file}"
+        confirm(f"remove all data of this stack in {stack.engine.data}{secrets}?", yes)
     stopped = stack.down(volumes=volumes)
     messages = [Message("ok", f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")]
     if volumes:
-        messages.append(Message("ok", "all data and secrets are removed"))
+        kept = "its data are removed; the secrets stay, since another engine has data that need them"
+        messages.append(Message("ok", kept if stack.data_elsewhere else "all data and secrets are removed"))
     finish(Result("down", {"stopped": stopped, "volumes_removed": volumes}, (), tuple(messages)))
 
 

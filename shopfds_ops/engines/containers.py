@@ -160,7 +160,7 @@ class Belongings:
             [*self._client, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         if done.returncode != 0 and (gone is None or gone not in done.stderr):
-            raise refused(" ".join(arguments[:2]), done.stderr)
+            raise refused(f"answer `docker {' '.join(arguments[:2])}`", done.stderr)
         return done.stdout
 
 

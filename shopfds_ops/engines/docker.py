@@ -32,6 +32,8 @@ SECRETS_FOLDER_MODE = 0o700
 SECRET_MODE = 0o444
 """A node runs as another user than the one who owns the file; from outside nobody else gets through the folder."""
 LEFT_BEHIND_SECONDS = 1.0
+KEPT_BY_INIT = frozenset({"SIGABRT", "SIGSEGV"})
+"""A container's init passes all signals on to the server but these, which would be its own faults."""
 
 
 class DockerEngine:
@@ -60,7 +62,8 @@ class DockerEngine:
 
     def examine(self, topology: Topology) -> Iterator[Finding]:
         volumes = [self._place.volume(node.name, volume) for node in topology for volume in node.volumes]
-        yield from docker_checks.examine(self._ours, self.settings, self._compose.images, volumes, topology)
+        yield from docker_checks.images(self._compose.images, self._images.missing(self._compose.images))
+        yield from docker_checks.examine(self._ours, self.settings, volumes, topology)
 
     @cached_property
     def _ours(self) -> Belongings:
@@ -96,14 +99,11 @@ class DockerEngine:
 
     def require(self) -> None:
         daemon.require()
-        remedy = "`shopfds up` gets them; `shopfds images build` makes them here, where no registry answers"
         if self._image_set is None:
-            raise EngineError("there are no images yet", remedy=remedy)
-        absent = self._images.missing(self._image_set)
-        if absent:
-            raise EngineError(f"these images are missing: {', '.join(absent)}", remedy=remedy)
+            raise EngineError("there are no images yet", remedy=docker_checks.IMAGES_REMEDY)
 
     def preflight(self, nodes: Sequence[Node]) -> None:
+        docker_checks.require_images(self._images.missing(self._compose.images))
         down = docker_checks.down(nodes, self._ours.nodes())
         if down:
             docker_checks.require_free_ports(self.settings, down)
@@ -150,7 +150,8 @@ class DockerEngine:
         # A process whose data folder was emptied under it serves from memory what it can no longer keep.
         kept = self.with_data(nodes)
         hollow = {node.name for node in nodes if node.volumes and node.name not in kept}
-        self._stop([item for item in present if item.alive and item.node in hollow])
+        # What crashes again and again gets a new chance now, and not when the daemon has waited for long enough.
+        self._stop([item for item in present if item.alive and (item.node in hollow or item.state == "failed")])
         # One after the other: within one command Compose would wait until those that others need are healthy, which
         # our own gates do, and they know what to say when a node never is.
         for wave in reversed(list(waves({node.name: node.depends_on for node in nodes}))):
@@ -204,7 +205,7 @@ class DockerEngine:
     ) -> Completed:
         options = ["--interactive"] if stdin is not None else []
         # Whoever ends the docker client does not end what it runs: the container itself does that, a little later.
-        limited = ["timeout", "-s", "KILL", str(timeout + LEFT_BEHIND_SECONDS), *argv]
+        limited = ["timeout", "-s", "KILL", f"{timeout + LEFT_BEHIND_SECONDS:.0f}", *argv]
         command = self._exec(node, options, limited, environment)
         try:
             done = subprocess.run(
@@ -276,9 +277,18 @@ class DockerEngine:
             elif signal in FATAL_SIGNALS:
                 self._thaw([container])
                 self._docker.container.kill(container.id, signal=signal)
+                if signal in KEPT_BY_INIT:
+                    self._send_within(node, signal, "-1")  # to all but init, the shell that sends it included
             else:
                 # By `docker kill` the daemon would take it for stopped on purpose, and leave it so when it crashes.
-                self.execute(node, ("sh", "-c", f"kill -s {signal.removeprefix('SIG')} 1"))
+                done = self._send_within(node, signal, "1")
+                if done.exit_status != 0:
+                    raise EngineError(
+                        f"{node.name} cannot be sent {signal}: {done.stderr.strip()}", remedy="see `shopfds ps`"
+                    )
+
+    def _send_within(self, node: Node, signal: str, target: str) -> Completed:
+        return self.execute(node, ("sh", "-c", f"kill -s {signal.removeprefix('SIG')} -- {target}"))
 
     def address(self, node: Node, port: str) -> tuple[str, int]:
         return "127.0.0.1" if self.settings.bind == EVERYWHERE else self.settings.bind, node.port(port)

@@ -28,13 +28,20 @@ from shopfds_ops.topology import Node, Topology
 SUBNET_REMEDY = "choose another one: `shopfds config set docker.subnet 10.X.Y.0/24`"
 SPACE_REMEDY = "free some space: `docker system df` says what Docker keeps"
 
+IMAGES_REMEDY = "`shopfds up` gets them; `shopfds images build` makes them here, where no registry answers"
 
-def examine(
-    ours: Belongings, settings: Settings, image_set: ImageSet, volumes: Sequence[str], topology: Topology
-) -> Iterator[Finding]:
-    """Daemon, images, space, ports, nodes and leftovers. `volumes`: those that the nodes have."""
+
+def images(used: ImageSet, missing: Sequence[str]) -> Iterator[Finding]:
+    """Which images the stack uses, and whether they are here."""
+    if missing:
+        yield Finding("images", "fail", f"{used.kind}; missing: {', '.join(missing)}", IMAGES_REMEDY)
+    else:
+        yield Finding("images", "ok", f"{used.kind}: {', '.join(used.references.values())}")
+
+
+def examine(ours: Belongings, settings: Settings, volumes: Sequence[str], topology: Topology) -> Iterator[Finding]:
+    """Daemon, space, ports, nodes and leftovers. `volumes`: those that the nodes have."""
     yield Finding("docker", "ok", daemon.look().text)
-    yield Finding("images", "ok", f"{image_set.kind}: {', '.join(image_set.references.values())}")
     free = free_space(ours)
     if free is not None:
         level: Level = "fail" if free < FREE_SPACE else "warning" if free < checks.DISK_WARNING else "ok"
@@ -63,6 +70,12 @@ def _leftovers(
 def down(nodes: Sequence[Node] | Topology, containers: Mapping[str, Container]) -> list[Node]:
     """Those of the nodes that do not run."""
     return [node for node in nodes if node.name not in containers or not containers[node.name].alive]
+
+
+def require_images(missing: Sequence[str]) -> None:
+    """Raise EngineError if images are missing."""
+    if missing:
+        raise EngineError(f"these images are missing: {', '.join(missing)}", remedy=IMAGES_REMEDY)
 
 
 def require_free_ports(settings: Settings, nodes: Sequence[Node]) -> None:
@@ -134,4 +147,4 @@ def _cause(said: str, subnet: IPv4Network) -> EngineError:
         return EngineError(what, remedy=SUBNET_REMEDY, details=lines)
     if "no space left" in said:
         return EngineError("Docker has no space left", remedy=SPACE_REMEDY, details=lines)
-    return refused("docker compose up", said)
+    return refused("start the nodes", said)
