@@ -15,7 +15,7 @@ from shopfds_ops import data, render, secrets
 from shopfds_ops.components.base import Component, Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
 from shopfds_ops.engines.base import Engine
-from shopfds_ops.engines.choice import OTHER, Choice, choose, running
+from shopfds_ops.engines.choice import OTHER, Choice, choose, left_elsewhere, running
 from shopfds_ops.errors import EngineError, NotRunningError, PortTakenError, SecretsError, UnknownNameError, UsageError
 from shopfds_ops.events import Note, Sink, discard
 from shopfds_ops.health import gates
@@ -84,6 +84,11 @@ class Stack:
     @property
     def secrets_file(self) -> Path:
         return self.project / SECRETS_FILE
+
+    @property
+    def data_elsewhere(self) -> bool:
+        """Whether another engine has data of this stack, which the same secrets open."""
+        return left_elsewhere(self.project, self.settings, self.engine.name)
 
     @property
     def servers_with_data(self) -> frozenset[str]:
@@ -222,7 +227,10 @@ class Stack:
     def _secret_files(self) -> dict[str, str]:
         """The content of every secret file; secrets that are missing are made."""
         try:
-            self.__dict__["secrets"] = secrets.load(self.secrets_file, needed_by=self.servers_with_data)
+            needed_by = self.servers_with_data
+            if secrets.present(self.secrets_file) != secrets.PURPOSES.keys() and self.data_elsewhere:
+                needed_by = frozenset(node.image for node in self.topology)
+            self.__dict__["secrets"] = secrets.load(self.secrets_file, needed_by=needed_by)
         except OSError as error:
             raise SecretsError(f"{self.secrets_file}: {error.strerror}", remedy="make it readable") from None
         plan = Plan(self.settings, self.engine.site)
@@ -244,13 +252,17 @@ class Stack:
             return list(self.engine.stop(self._selected(names, ())))
 
     def down(self, *, volumes: bool = False) -> list[str]:
-        """Stop everything, the engine's own processes too; with `volumes`, remove all data and the secrets."""
+        """Stop everything, the engine's own processes too; with `volumes`, remove all data of this engine, and the
+        secrets, unless another engine has data that need them.
+        """
         with self._lock():
+            self.engine.stop(())  # where an earlier command is still stopping nodes, wait until it has
             running = [name for name, state in self.engine.states().items() if state.state in ("running", "unknown")]
             self.engine.shutdown()
             if volumes:
                 self.engine.remove()
-                secrets.forget(self.secrets_file)
+                if not self.data_elsewhere:
+                    secrets.forget(self.secrets_file)
             return running
 
     def init(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:

@@ -96,8 +96,8 @@ def down(
 ) -> None:
     """Stop everything; data stay, unless --volumes.
 
-    The engine's own processes are stopped too, containers and networks removed. What another engine has of this stack is
-    never touched, and while it has data, the secrets stay.
+    The engine's own processes are stopped too, containers and networks removed. What another engine has of this stack
+    is never touched, and while it has data, the secrets stay.
 
     \b
     Example: shopfds down --volumes --yes

@@ -66,12 +66,21 @@ def pick(project: Path, settings: Settings) -> tuple[Name, str]:
     obstacle = daemon.look().obstacle
     local = folders.has_data(folders.data_folder(project, settings))
     compose = compose_files(project, settings)
-    if obstacle is not None:
-        # Who cannot ask for volumes sees by the secrets whether this stack ever ran on Docker.
-        docker = any((compose.folder / SECRETS).glob("*"))
-    else:
-        docker = local and daemon.has_volumes(compose.stack)
+    docker = _ran_on_docker(compose) if obstacle else local and daemon.has_volumes(compose.stack)
     return decide(obstacle.what if obstacle else "", local=local, docker=docker)
+
+
+def left_elsewhere(project: Path, settings: Settings, engine: str) -> bool:
+    """Whether another engine than `engine` has data of this stack, or may have: they need the same secrets."""
+    if engine == "docker":
+        return folders.has_data(folders.data_folder(project, settings))
+    compose = compose_files(project, settings)
+    return daemon.has_volumes(compose.stack) if daemon.look().obstacle is None else _ran_on_docker(compose)
+
+
+def _ran_on_docker(compose: ComposeFiles) -> bool:
+    """Who cannot ask for volumes sees by the secrets whether this stack ever ran on Docker."""
+    return any((compose.folder / SECRETS).glob("*"))
 
 
 def decide(obstacle: str, *, local: bool, docker: bool) -> tuple[Name, str]:
