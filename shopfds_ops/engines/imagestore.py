@@ -162,18 +162,18 @@ class Images:
             raise EngineError(
                 "there are no images to save yet", remedy=f"{BUILD} makes some, or `docker pull` gets them"
             )
-        found = self._inspect(used.references.values())
-        absent = [reference for reference in used.references.values() if reference not in found]
-        if absent:
-            pull = " && ".join(f"docker pull {reference}" for reference in absent)
-            remedy = f"`{pull}`" if used.kind == "registry" else BUILD
-            raise EngineError(f"these images are missing: {', '.join(absent)}", remedy=remedy)
         pinned = [reference for reference in used.references.values() if "@" in reference]
         if pinned:
             raise EngineError(
                 f"a file cannot carry the digest by which {', '.join(pinned)} is named",
                 remedy="name it by its tag alone in the settings (images.*), here and where the file is loaded",
             )
+        found = self._inspect(used.references.values())
+        absent = [reference for reference in used.references.values() if reference not in found]
+        if absent:
+            pull = " && ".join(f"docker pull {reference}" for reference in absent)
+            remedy = f"`{pull}`" if used.kind == "registry" else BUILD
+            raise EngineError(f"these images are missing: {', '.join(absent)}", remedy=remedy)
         total = max(image["Size"] for image in found.values())
         try:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
