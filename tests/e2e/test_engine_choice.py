@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHOPFDS, Project
+from tests.e2e.conftest import docker
 
 NOBODY = 65534
 
@@ -228,3 +229,24 @@ def test_setup_of_docker_does_nothing_where_all_is_there(docker_daemon: None, on
     assert said.returncode == 0
     (line,) = said.stderr.splitlines()
     assert line.startswith("[OK] engine docker is set up: Docker Engine ")
+
+
+# -- ports -------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_a_container_has_is_named_by_it(
+    local_servers: None, offline_images: None, make_project: Callable[[str], Project]
+) -> None:
+    project = make_project("local")
+    port = 7003 + int(project.ok("config", "get", "ports.offset"))
+    image = docker("image", "ls", "--quiet", "--filter", "label=shopfds.content").split()[0]
+    name = f"shopfds-test-{port}"
+    published = ("--publish", f"127.0.0.1:{port}:{port}")
+    docker("run", "--detach", "--rm", "--name", name, *published, "--entrypoint", "sleep", image, "600")
+    try:
+        said = project.run("up")
+    finally:
+        docker("rm", "--force", name)
+    assert said.returncode == 1
+    assert f"port {port}" in said.stderr
+    assert f"container {name}" in said.stderr
