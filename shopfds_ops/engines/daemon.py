@@ -30,7 +30,7 @@ OWN_SOCKET = "unix:///var/run/docker.sock"
 STACK_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 
-Cause = Literal["absent", "down", "hangs", "forbidden", "old", "compose absent", "compose old"]
+Cause = Literal["absent", "remote", "down", "hangs", "forbidden", "old", "compose absent", "compose old"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ def look() -> Look:
     if program is None:
         what = "Docker is not installed (no 'docker' found)"
         return Look(obstacle=Obstacle("absent", what, f"{SETUP} installs it on Debian and Ubuntu"))
+    host = os.environ.get("DOCKER_HOST", "")
+    if host.startswith(("tcp:", "ssh:")) and not re.match(r"\w+://(127\.|localhost\b|\[::1\])", host):
+        what = f"DOCKER_HOST={host} is another machine: containers there cannot mount the files rendered here"
+        remedy = "unset DOCKER_HOST, or run shopfds there"
+        return Look(obstacle=Obstacle("remote", what, remedy), elsewhere="DOCKER_HOST")
     deadline = time.monotonic() + PATIENCE
     version = _begin(program, "version", "--format", "{{json .}}")
     compose = _begin(program, "compose", "version", "--short")

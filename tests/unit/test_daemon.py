@@ -133,6 +133,18 @@ def test_another_address_than_this_machines_own_is_named(command: Command, monke
     assert "DOCKER_HOST" in found.obstacle.remedy
 
 
+@pytest.mark.parametrize("host", ["tcp://192.0.2.1:2375", "ssh://ops@shop.example"])
+def test_a_daemon_on_another_machine_is_refused_since_it_cannot_mount_our_files(
+    command: Command, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    command(said({"Version": "28.2.2"}))
+    monkeypatch.setenv("DOCKER_HOST", host)
+    obstacle = daemon.look().obstacle
+    assert obstacle is not None
+    assert obstacle.cause == "remote"
+    assert host in obstacle.what
+
+
 def test_a_plugin_that_hangs_does_not_hang_us(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "PATIENCE", 0.5)
     command(said({"Version": "28.2.2"}), compose="sleep 20 & wait")
