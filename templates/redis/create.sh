@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes a cluster of new Redis nodes where `docker compose up` is run without the CLI: create.sh run|check.
-# `run` looks once, makes the cluster if all nodes are new, and stays idle; `check` says whether the cluster is whole.
+# `run` makes the cluster if all nodes are new, waits until it is whole, and stays idle; `check` says whether it is.
 # It repairs nothing, since a repair must first know what would be lost by it: that is for `shopfds up`.
 # NODES holds host:port of every node, in the network in which they are to remember each other.
 set -eu
 slots=16384
+patience=30 # seconds in which nodes that start, or have just met, learn of each other
+opened=/tmp/opened
 
 say() {
     echo "create.sh: $*" >&2
@@ -58,13 +60,7 @@ create() {
         address=$(getent hosts "${node%:*}") || return 1
         addresses="$addresses ${address%% *}:${node#*:}"
     done
-    admin --cluster create $addresses --cluster-replicas 1 --cluster-yes || return 1
-    # Each node learns the rest from the others within some seconds.
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        whole && return
-        sleep 0.5
-    done
-    return 1
+    admin --cluster create $addresses --cluster-replicas 1 --cluster-yes
 }
 
 # New nodes let no replica log in. A node that lost its data is new again, and must stay closed: its replica would copy
@@ -77,19 +73,23 @@ open() {
 
 case $1 in
 check)
-    whole
+    [ -e "$opened" ] && whole
     ;;
 run)
     # A stop that comes while the cluster is made waits until it is: half a cluster needs `shopfds up`.
     trap 'exit 0' TERM INT
     until answer; do sleep 0.5; done
-    if blank && ! create; then
-        say "the cluster was not made; \`shopfds up\` finishes it"
-    elif whole && open; then
-        say "the cluster is whole"
-    else
-        say "the cluster is not whole, and nothing was changed; \`shopfds up\` mends it"
+    if blank; then
+        create || say "the cluster was not made"
     fi
+    waited=0
+    until whole && open; do
+        [ "$waited" -ne "$patience" ] || say "the cluster is not whole; \`shopfds up\` mends it"
+        waited=$((waited + 1))
+        sleep 1
+    done
+    : > "$opened"
+    say "the cluster is whole"
     while :; do
         sleep 3600 &
         wait $!
