@@ -74,6 +74,8 @@ def _network(text: str) -> str:
 def _reference(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:v?[0-9]+[A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?", text):
         raise ValueError("an image is named with its version, like redis:7.4, or redis:7.4@sha256:...")
+    if "alpine" in text:
+        raise ValueError("the Alpine variants have other users and folders: take the Debian one, like redis:7.4")
     return text
 
 

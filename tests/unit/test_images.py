@@ -149,7 +149,7 @@ def test_no_folder_is_known_for_an_unknown_volume() -> None:
 
 
 def test_versions_are_read_from_tags_and_digests() -> None:
-    pinned = Images(postgres="reg.example:5000/postgres:16.4-alpine3", redis=f"redis:7.4@sha256:{'0f' * 32}")
+    pinned = Images(postgres="reg.example:5000/postgres:16.4-bookworm", redis=f"redis:7.4@sha256:{'0f' * 32}")
     assert registry(pinned).versions["postgres"] == (16, 4)
     assert registry(pinned).versions["redis"] == (7, 4)
 

@@ -241,7 +241,19 @@ def test_set_value_makes_the_file_when_there_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("ports.offset", "many"), ("ports.postgres_primary", "7000"), ("engine", "podman"), ("redis.maxmemory", "-1")],
+    [
+        ("ports.offset", "many"),
+        ("ports.postgres_primary", "7000"),
+        ("engine", "podman"),
+        ("redis.maxmemory", "-1"),
+        ("images.redis", "redis"),
+        ("images.redis", "redis:latest"),
+        ("images.redis", "redis:7.4-alpine"),
+        ("images.redis", "redis:7.4@sha256:00ff"),
+        ("docker.subnet", "10.0.0.0/8"),
+        ("docker.subnet", "8.8.8.0/24"),
+        ("docker.name", "My Shop"),
+    ],
 )
 def test_set_value_refuses_a_wrong_value_and_leaves_the_file_as_it_is(tmp_path: Path, key: str, value: str) -> None:
     file = write(tmp_path, "# mine\nengine = 'local'\n")
