@@ -204,6 +204,12 @@ class Postgres(Component):
         limit = self._heartbeat_limit(live.settings)
         if row is None or row[0] > limit:
             return f"no heartbeat within {limit} s"
+        # After a pause the replica still has the beat from before it, and would be told to be that far behind.
+        found = standby.replication(live)
+        if found.connected and (
+            found.lag_seconds is None or found.lag_seconds > live.settings.postgres.lag_limit_seconds
+        ):
+            return f"{REPLICA} has not received it yet"
         return None
 
     # -- initialization ------------------------------------------------------------------------------------------
