@@ -29,6 +29,7 @@ SETUP = "`shopfds --engine docker setup`"
 OWN_SOCKET = "unix:///var/run/docker.sock"
 STACK_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+FOLDER_LABEL = "com.docker.compose.project.working_dir"
 
 Cause = Literal["absent", "remote", "down", "hangs", "forbidden", "old", "compose absent", "compose old"]
 
@@ -129,8 +130,9 @@ def has_volumes(stack: str) -> bool:
 
 
 def container_at(port: int) -> str | None:
-    """The name of the container that is reached at a port of this machine, if there is one."""
-    return next(iter(_ask("ps", "--filter", f"publish={port}", "--format", "{{.Names}}")), None)
+    """The container that is reached at a port of this machine, if there is one: its name, and whose it is."""
+    template = f'{{{{.Names}}}}{{{{with .Label "{FOLDER_LABEL}"}}}} of the stack in {{{{.}}}}{{{{end}}}}'
+    return next(iter(_ask("ps", "--filter", f"publish={port}", "--format", template)), None)
 
 
 # -- asking ------------------------------------------------------------------------------------------------------
