@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import Project
+from tests.e2e.conftest import containers, docker
 
 WRONG = [
     (("status", "postgress"), 2, "did you mean 'postgres'"),
@@ -77,7 +79,7 @@ def test_a_settings_file_that_does_not_parse_is_named(new_project: Callable[[], 
     assert "shopfds.toml" in said.stderr
 
 
-def test_a_port_of_somebody_else_is_named_with_its_process(servers: None, new_project: Callable[[], Project]) -> None:
+def test_a_port_of_somebody_else_is_named_with_its_process(new_project: Callable[[], Project]) -> None:
     import socket
 
     project = new_project()
@@ -90,9 +92,10 @@ def test_a_port_of_somebody_else_is_named_with_its_process(servers: None, new_pr
     assert {row["state"] for row in project.json("ps")["data"]} == {"stopped"}
 
 
+@pytest.mark.engines("local")  # Docker has one place for the volumes of all
 @pytest.mark.parametrize("kind", ["read-only", "full"])
 def test_a_data_folder_that_cannot_be_written_is_named(
-    servers: None, new_project: Callable[[], Project], small_mount: Callable[[str], Path], kind: str
+    new_project: Callable[[], Project], small_mount: Callable[[str], Path], kind: str
 ) -> None:
     project = new_project()
     folder = small_mount(kind)
@@ -105,8 +108,8 @@ def test_a_data_folder_that_cannot_be_written_is_named(
     project.ok("config", "set", "data", ".shopfds/local")
 
 
-def test_a_missing_server_is_named_with_the_command_that_installs_it(new_project: Callable[[], Project]) -> None:
-    project = new_project()
+def test_a_missing_server_is_named_with_the_command_that_installs_it(make_project: Callable[[str], Project]) -> None:
+    project = make_project("local")
     script = (
         "import shopfds_ops.engines.packages as p, sys; p.find = lambda *_: {};"
         "from shopfds_ops.cli.app import main; sys.argv = ['shopfds', 'up']; main()"
@@ -119,6 +122,35 @@ def test_a_missing_server_is_named_with_the_command_that_installs_it(new_project
     assert said.returncode == 1
     assert "Redis 6.2 or newer is not installed" in said.stderr
     assert "make setup" in said.stderr
+
+
+@pytest.mark.engines("docker")
+def test_a_container_that_ends_at_once_is_named_with_its_last_log_lines(fresh_project: Project) -> None:
+    fresh_project.ok("render")
+    file = fresh_project.folder / "infrastructure" / "docker" / "redis" / "redis-cluster.conf"
+    file.write_text(file.read_text() + "no-such-directive yes\n")
+    said = fresh_project.run("up", "--only", "redis-node-1", "--timeout", "20")
+    assert said.returncode == 1
+    assert "redis-node-1" in said.stderr
+    assert "no-such-directive" in said.stderr
+
+
+@pytest.mark.engines("docker")
+def test_an_image_that_is_missing_is_named_with_the_command_that_builds_it(fresh_project: Project) -> None:
+    fresh_project.ok("render")
+    file = fresh_project.folder / "infrastructure" / "docker" / "docker-compose.yml"
+    image = yaml.safe_load(file.read_text())["services"]["redis-node-1"]["image"]
+    docker("tag", image, "shopfds-test/kept")
+    docker("rmi", image)
+    try:
+        said = fresh_project.run("restart", "redis-node-1")  # `up` would build it
+    finally:
+        docker("tag", "shopfds-test/kept", image)
+        docker("rmi", "shopfds-test/kept")
+    assert said.returncode == 1
+    assert image in said.stderr
+    assert "shopfds images build" in said.stderr
+    assert containers(fresh_project) == []
 
 
 def _files(folder: Path) -> dict[str, bytes]:
