@@ -168,10 +168,10 @@ class Stack:
         """Everything from nothing to ready: render, start, wait for health, initialize, migrate, seed if empty."""
         if self.settings.engine == "auto":
             sink(Note("info", f"engine {self.engine.name}: {self.choice.reason}"))
-        self.engine.provide(sink)
-        nodes = self._selected(only, without)
-        deadline = Deadline(timeout or self.settings.timeout)
         with self._lock():
+            self._provide(sink)
+            nodes = self._selected(only, without)
+            deadline = Deadline(timeout or self.settings.timeout)
             started = self._start(nodes, sink)
             live = self.live
             tasks: list[Task] = [*gates(live, self.components, nodes, deadline), *self._steps(live, nodes)]
@@ -182,10 +182,14 @@ class Stack:
 
     def start(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Start nodes and wait until they are healthy; initializes nothing."""
-        self.engine.provide(sink)
-        nodes = self._selected(names, ())
         with self._lock():
-            return self._started(nodes, timeout, sink)
+            self._provide(sink)
+            return self._started(self._selected(names, ()), timeout, sink)
+
+    def _provide(self, sink: Sink) -> None:
+        """Get what nodes need. The topology is for what there is afterwards: other images may be other versions."""
+        self.engine.provide(sink)
+        self.__dict__.pop("topology", None)
 
     def _started(self, nodes: Sequence[Node], timeout: float | None, sink: Sink) -> Started:
         deadline = Deadline(timeout or self.settings.timeout)
