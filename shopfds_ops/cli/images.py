@@ -114,18 +114,8 @@ def load(file: Annotated[Path, typer.Argument(help="a file that `shopfds images 
 
 def _open() -> tuple[Images, Kind | None]:
     """The images of this project's stack, and the kind that its containers are made of."""
-    from python_on_whales import DockerClient
+    from shopfds_ops.engines import imagestore
+    from shopfds_ops.settings import find_project, load
 
-    from shopfds_ops import settings
-    from shopfds_ops.engines import daemon, imagestore
-    from shopfds_ops.engines.compose import ComposeFiles
-    from shopfds_ops.engines.images import registry
-
-    project = settings.find_project()
-    configured = settings.load(project, FLAGS).settings
-    obstacle = daemon.look().obstacle
-    if obstacle is not None and obstacle.cause not in ("compose absent", "compose old"):
-        raise obstacle.error()
-    place = ComposeFiles(project, configured, registry(configured.images))
-    docker = DockerClient()
-    return imagestore.Images(docker, configured, place.file), imagestore.used_by(docker, place.stack)
+    configuration = load(find_project(), FLAGS)
+    return imagestore.of_project(configuration.project, configuration.settings)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +31,12 @@ STACK_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 FOLDER_LABEL = "com.docker.compose.project.working_dir"
 
+REMOTE = re.compile(r"(tcp|ssh):(?!//([^@/]*@)?(127\.[\d.]+|localhost|\[::1\]|)(:|/|$))")
+"""The beginning of an address of a daemon that is not on this machine."""
+
 Cause = Literal["absent", "remote", "down", "hangs", "forbidden", "old", "compose absent", "compose old"]
+OF_COMPOSE: Collection[Cause] = ("compose absent", "compose old")
+"""What keeps from running a stack, and from nothing that is asked of the daemon alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,11 @@ class Look:
         return self.obstacle.cause if self.obstacle else None
 
     @property
+    def daemon_obstacle(self) -> Obstacle | None:
+        """The obstacle, unless it is one of Compose alone."""
+        return None if self.cause in OF_COMPOSE else self.obstacle
+
+    @property
     def text(self) -> str:
         """The versions that are known, for people."""
         known = (("Docker Engine", self.engine), ("Compose", self.compose))
@@ -76,16 +86,16 @@ def look() -> Look:
         what = "Docker is not installed (no 'docker' found)"
         return Look(obstacle=Obstacle("absent", what, f"{SETUP} installs it on Debian and Ubuntu"))
     host = os.environ.get("DOCKER_HOST", "")
-    if host.startswith(("tcp:", "ssh:")) and not re.match(r"\w+://(127\.|localhost\b|\[::1\])", host):
-        what = f"DOCKER_HOST={host} is another machine: containers there cannot mount the files rendered here"
-        remedy = "unset DOCKER_HOST, or run shopfds there"
-        return Look(obstacle=Obstacle("remote", what, remedy), elsewhere="DOCKER_HOST")
+    if obstacle := _remote_obstacle(f"DOCKER_HOST={host}", host, "unset DOCKER_HOST"):
+        return Look(obstacle=obstacle, elsewhere="DOCKER_HOST")
     deadline = time.monotonic() + PATIENCE
     version = _begin(program, "version", "--format", "{{json .}}")
     compose = _begin(program, "compose", "version", "--short")
     answer, plugin = _end(version, deadline), _end(compose, deadline)
     said = _parsed(answer)
     found, elsewhere = said.get("Server", {}), _elsewhere(said.get("Client", {}))
+    if not host and (answer is None or elsewhere) and (obstacle := _context_obstacle()):
+        return Look(obstacle=obstacle, elsewhere=elsewhere)
     short = plugin.stdout.strip().removeprefix("v") if plugin and plugin.returncode == 0 else ""
     engine, api = str(found.get("Version", "")), str(found.get("ApiVersion", ""))
     obstacle = _daemon_obstacle(answer, engine, elsewhere) or compose_obstacle(short)
@@ -105,6 +115,11 @@ def require() -> Look:
     return found
 
 
+def silence() -> Obstacle:
+    """Why a daemon was asked for something and did not say it."""
+    return look().daemon_obstacle or _hangs()
+
+
 def compose_obstacle(version: str) -> Obstacle | None:
     """What is wrong with this version of Compose ("": there is none)."""
     if not version:
@@ -121,18 +136,21 @@ def compose_obstacle(version: str) -> Obstacle | None:
 def running(stack: str) -> list[str]:
     """The nodes that run in containers of the Compose project `stack`; none where Docker does not say."""
     template = f'{{{{.Label "{SERVICE_LABEL}"}}}}'
-    return sorted(_ask("ps", "--filter", f"label={STACK_LABEL}={stack}", "--format", template))
+    return sorted(_ask("ps", "--filter", f"label={STACK_LABEL}={stack}", "--format", template) or ())
 
 
-def has_volumes(stack: str) -> bool:
-    """Whether Docker keeps volumes of the Compose project `stack`; False where it does not say."""
-    return bool(_ask("volume", "ls", "--quiet", "--filter", f"label={STACK_LABEL}={stack}"))
+def has_volumes(stack: str) -> bool | None:
+    """Whether Docker keeps volumes of the Compose project `stack`; None where it does not say."""
+    if not look().engine:
+        return None
+    names = _ask("volume", "ls", "--quiet", "--filter", f"label={STACK_LABEL}={stack}")
+    return None if names is None else bool(names)
 
 
 def container_at(port: int) -> str | None:
     """The container that is reached at a port of this machine, if there is one: its name, and whose it is."""
     template = f'{{{{.Names}}}}{{{{with .Label "{FOLDER_LABEL}"}}}} of the stack in {{{{.}}}}{{{{end}}}}'
-    return next(iter(_ask("ps", "--filter", f"publish={port}", "--format", template)), None)
+    return next(iter(_ask("ps", "--filter", f"publish={port}", "--format", template) or ()), None)
 
 
 # -- asking ------------------------------------------------------------------------------------------------------
@@ -160,11 +178,11 @@ def _end(process: subprocess.Popen[str], deadline: float) -> subprocess.Complete
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def _ask(*arguments: str) -> list[str]:
-    """The lines that a docker command prints; none if it fails."""
+def _ask(*arguments: str) -> list[str] | None:
+    """The lines that a docker command prints; None if it fails."""
     program = shutil.which("docker")
     done = _end(_begin(program, *arguments), time.monotonic() + PATIENCE) if program else None
-    return done.stdout.splitlines() if done and done.returncode == 0 else []
+    return done.stdout.splitlines() if done and done.returncode == 0 else None
 
 
 def _parsed(answer: subprocess.CompletedProcess[str] | None) -> dict[str, dict[str, Any]]:
@@ -182,10 +200,33 @@ def _elsewhere(client: Mapping[str, Any]) -> str:
     return "the context (`docker context`)" if client.get("Context", "default") != "default" else ""
 
 
+def _context_obstacle() -> Obstacle | None:
+    """What is wrong with the address that the context in use names."""
+    said = _ask("context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}") or [""]
+    name, _, address = said[0].partition(" ")
+    return _remote_obstacle(
+        f"the Docker context {name} ({address})",
+        address,
+        "unset DOCKER_CONTEXT" if os.environ.get("DOCKER_CONTEXT") else "`docker context use default`",
+    )
+
+
+def _remote_obstacle(named: str, address: str, remedy: str) -> Obstacle | None:
+    """What is wrong with an address of the daemon, and with whatever names it."""
+    if not REMOTE.match(address):
+        return None
+    what = f"{named} is another machine: containers there cannot mount the files rendered here"
+    return Obstacle("remote", what, f"{remedy}, or run shopfds there")
+
+
+def _hangs() -> Obstacle:
+    what = f"Docker's daemon does not answer within {PATIENCE:.0f} s"
+    return Obstacle("hangs", what, "see what it is busy with, or restart it")
+
+
 def _daemon_obstacle(answer: subprocess.CompletedProcess[str] | None, engine: str, elsewhere: str) -> Obstacle | None:
     if answer is None:
-        what = f"Docker's daemon does not answer within {PATIENCE:.0f} s"
-        return Obstacle("hangs", what, "see what it is busy with, or restart it")
+        return _hangs()
     said = " ".join(answer.stderr.split())
     if "permission denied" in said:
         remedy = "`sudo usermod -aG docker $USER`, then log in again; or run this command by sudo"

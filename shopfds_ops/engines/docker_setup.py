@@ -48,10 +48,10 @@ def start(sink: Sink) -> bool:
     Raises EngineError, with the last lines of its log, if it does not come up.
     """
     found = daemon.look()
-    if found.obstacle is None or found.cause in ("compose absent", "compose old"):
+    if found.daemon_obstacle is None:
         return False
     if found.cause != "down" or found.elsewhere:
-        raise found.obstacle.error()
+        raise found.daemon_obstacle.error()
     if SYSTEMD.is_dir():
         _systemctl("start", "docker")
         how = "by systemd"

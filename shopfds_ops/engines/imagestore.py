@@ -15,8 +15,8 @@ from typing import IO, Any, Literal, cast
 
 from python_on_whales import DockerClient
 
-from shopfds_ops.engines import images, offline
-from shopfds_ops.engines.compose import IMAGES_LABEL
+from shopfds_ops.engines import daemon, images, offline
+from shopfds_ops.engines.compose import IMAGES_LABEL, ComposeFiles
 from shopfds_ops.engines.daemon import STACK_LABEL
 from shopfds_ops.engines.images import OFFLINE, SERVERS, Decision, ImageSet, Kind
 from shopfds_ops.engines.watched import ended_with_us, failure, watch
@@ -286,6 +286,17 @@ class Images:
                 remedy="check the network; or take them from a machine that has them: `shopfds images save`, `load`",
             )
             sink(Progress(f"pull {reference}", 1, 1))
+
+
+def of_project(project: Path, settings: Settings) -> tuple[Images, Kind | None]:
+    """The images of a project's stack, and the kind that its containers are made of. Needs the daemon, and no Compose;
+    raises EngineError if it cannot be used."""
+    obstacle = daemon.look().daemon_obstacle
+    if obstacle is not None:
+        raise obstacle.error()
+    place = ComposeFiles(project, settings, images.registry(settings.images))
+    docker = DockerClient()
+    return Images(docker, settings, place.file), used_by(docker, place.stack)
 
 
 def used_by(docker: DockerClient, stack: str) -> Kind | None:
