@@ -55,8 +55,8 @@ test: $(BIN)/shopfds ## lint, types, import rules, and all tests on real servers
 bench: setup ## ratios against the same work by hand, in one table
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-clean: ## stop everything, remove data, secrets, rendered files and .venv; ARGS="--yes" does not ask
-	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes $(ARGS); \
+clean: ## stop everything, remove data, secrets, rendered files and .venv, of both engines; ARGS="--yes" does not ask
+	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes --everywhere $(ARGS); \
 	  elif [ -d .shopfds ]; then echo "[FAIL] .venv is gone, but .shopfds is there: make setup, then make clean" >&2; exit 1; fi
 	@rm -rf infrastructure .shopfds $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 

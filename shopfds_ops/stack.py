@@ -15,7 +15,16 @@ from shopfds_ops import data, render, secrets
 from shopfds_ops.components.base import Component, Live, Plan
 from shopfds_ops.components.registry import COMPONENTS
 from shopfds_ops.engines.base import Engine
-from shopfds_ops.engines.choice import OTHER, Choice, choose, left_elsewhere, running
+from shopfds_ops.engines.choice import (
+    OTHER,
+    Choice,
+    all_engines,
+    choose,
+    forget_secret_files,
+    left_elsewhere,
+    need_of_secrets,
+    running,
+)
 from shopfds_ops.errors import EngineError, NotRunningError, PortTakenError, SecretsError, UnknownNameError, UsageError
 from shopfds_ops.events import Note, Sink, discard
 from shopfds_ops.health import gates
@@ -34,6 +43,14 @@ class Started:
     selected: tuple[str, ...]
     nodes: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What `down` did: the nodes that ran, and, where it removed data, why the secrets stay ("": they are removed)."""
+
+    nodes: tuple[str, ...]
+    secrets_stay: str = ""
 
 
 class Stack:
@@ -87,7 +104,7 @@ class Stack:
 
     @property
     def data_elsewhere(self) -> bool:
-        """Whether another engine has data of this stack, which the same secrets open."""
+        """Whether the other engine has data of this stack, as far as can be seen: the same secrets open them."""
         return left_elsewhere(self.project, self.settings, self.engine.name)
 
     @property
@@ -255,19 +272,34 @@ class Stack:
         with self._lock():
             return list(self.engine.stop(self._selected(names, ())))
 
-    def down(self, *, volumes: bool = False) -> list[str]:
+    def down(self, *, volumes: bool = False, everywhere: bool = False) -> Ended:
         """Stop everything, the engine's own processes too; with `volumes`, remove all data of this engine, and the
-        secrets, unless another engine has data that need them.
+        secrets, unless another engine has data that need them, or may have. `everywhere`: of all engines.
         """
         with self._lock():
-            self.engine.stop(())  # where an earlier command is still stopping nodes, wait until it has
-            running = [name for name, state in self.engine.states().items() if state.state in ("running", "unknown")]
-            self.engine.shutdown()
-            if volumes:
-                self.engine.remove()
-                if not self.data_elsewhere:
-                    secrets.forget(self.secrets_file)
-            return running
+            engines = self.engines(everywhere=everywhere)
+            ran: list[str] = []
+            for engine in engines:
+                engine.stop(())  # where an earlier command is still stopping nodes, wait until it has
+                ran += [name for name, state in engine.states().items() if state.state in ("running", "unknown")]
+                engine.shutdown()
+            if not volumes:
+                return Ended(tuple(ran))
+            for engine in engines:
+                engine.remove()
+            stay = self.need_of_secrets(engines)
+            if not stay:
+                secrets.forget(self.secrets_file)
+                forget_secret_files(self.project, self.settings)
+            return Ended(tuple(ran), stay)
+
+    def engines(self, *, everywhere: bool) -> Sequence[Engine]:
+        """What `down` is for. Raises EngineError if an engine that may have data of this stack cannot be asked."""
+        return all_engines(self.project, self.settings) if everywhere else (self.engine,)
+
+    def need_of_secrets(self, engines: Sequence[Engine]) -> str:
+        """Why the secrets stay when the data of these engines are removed; "" if nothing needs them then."""
+        return need_of_secrets(self.project, self.settings, [engine.name for engine in engines])
 
     def init(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Run the steps of the components or steps named (all, if none is), and what they require. Starts nothing."""

@@ -92,28 +92,33 @@ def up(
 
 def down(
     volumes: Annotated[bool, typer.Option("--volumes", help="remove all data and the secrets too")] = False,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="on both engines, whichever is chosen")] = False,
     yes: YesOption = False,
 ) -> None:
     """Stop everything; data stay, unless --volumes.
 
     The engine's own processes are stopped too, containers and networks removed. What another engine has of this stack
-    is never touched, and while it has data, the secrets stay.
+    is not touched, unless --everywhere; and while it has data, or cannot be asked, the secrets stay.
 
     \b
-    Example: shopfds down --volumes --yes
+    Examples:
+      shopfds down --volumes --yes
+      shopfds down --volumes --everywhere
     """
     from shopfds_ops.result import Message, Result
 
     stack = open_stack()
     if volumes:
-        secrets = "" if stack.data_elsewhere else f", and its secrets in {stack.secrets_file}"
-        confirm(f"remove all data of this stack in {stack.engine.data}{secrets}?", yes)
-    stopped = stack.down(volumes=volumes)
-    messages = [Message("ok", f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")]
+        engines = stack.engines(everywhere=everywhere)
+        places = " and ".join(engine.data for engine in engines)
+        secrets = "" if stack.need_of_secrets(engines) else f", and its secrets in {stack.secrets_file}"
+        confirm(f"remove all data of this stack in {places}{secrets}?", yes)
+    done = stack.down(volumes=volumes, everywhere=everywhere)
+    messages = [Message("ok", f"stopped: {', '.join(done.nodes)}" if done.nodes else "nothing was running")]
     if volumes:
-        kept = "its data are removed; the secrets stay, since another engine has data that need them"
-        messages.append(Message("ok", kept if stack.data_elsewhere else "all data and secrets are removed"))
-    finish(Result("down", {"stopped": stopped, "volumes_removed": volumes}, (), tuple(messages)))
+        kept = f"its data are removed; the secrets stay: {done.secrets_stay}"
+        messages.append(Message("ok", kept if done.secrets_stay else "all data and secrets are removed"))
+    finish(Result("down", {"stopped": done.nodes, "volumes_removed": volumes}, (), tuple(messages)))
 
 
 def start(nodes: Nodes = None, images: ImagesOption = None, timeout: TimeoutOption = None) -> None:

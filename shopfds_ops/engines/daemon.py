@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shopfds_ops.engines.compose import NODE_LABEL
 from shopfds_ops.errors import EngineError
 
 OLDEST_ENGINE = (20, 10)
@@ -134,17 +135,22 @@ def compose_obstacle(version: str) -> Obstacle | None:
 
 
 def running(stack: str) -> list[str]:
-    """The nodes that run in containers of the Compose project `stack`; none where Docker does not say."""
+    """The nodes that run in our containers of the Compose project `stack`; none where Docker does not say."""
     template = f'{{{{.Label "{SERVICE_LABEL}"}}}}'
-    return sorted(_ask("ps", "--filter", f"label={STACK_LABEL}={stack}", "--format", template) or ())
+    return sorted(_ask("ps", *_ours(stack), "--format", template) or ())
 
 
 def has_volumes(stack: str) -> bool | None:
-    """Whether Docker keeps volumes of the Compose project `stack`; None where it does not say."""
+    """Whether Docker keeps volumes of ours of the Compose project `stack`; None where it does not say."""
     if not look().engine:
         return None
-    names = _ask("volume", "ls", "--quiet", "--filter", f"label={STACK_LABEL}={stack}")
+    names = _ask("volume", "ls", "--quiet", *_ours(stack))
     return None if names is None else bool(names)
+
+
+def _ours(stack: str) -> tuple[str, ...]:
+    """Somebody else's project may have the same name."""
+    return "--filter", f"label={STACK_LABEL}={stack}", "--filter", f"label={NODE_LABEL}"
 
 
 def container_at(port: int) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shopfds_ops.engines import choice, daemon, folders, packages
 from shopfds_ops.engines.choice import Name
+from shopfds_ops.errors import EngineError
 from shopfds_ops.result import Message, Result, Table
 from shopfds_ops.settings import VOLUMES, Settings
 from shopfds_ops.text import UNKNOWN
@@ -32,23 +33,31 @@ class EngineReport:
 
 
 def examine(project: Path, settings: Settings) -> Result:
-    """The report; exit code 1 if the chosen engine cannot be used. Changes nothing."""
-    chosen, reason = choice.pick(project, settings)
+    """The report; exit code 1 if the chosen engine cannot be used, or `auto` cannot choose. Changes nothing."""
+    chosen: Name | None
+    try:
+        chosen, reason = choice.pick(project, settings)
+        undecided = None
+    except EngineError as error:
+        chosen, reason, undecided = None, error.what, error
     reports = [_docker(project, settings, chosen), _local(project, settings, chosen)]
-    told = next((report.remedy for report in reports if report.obstacle and report.obstacle in reason), "")
-    messages = [Message("info", f"engine {chosen}: {reason}", told)]
+    if undecided is not None:
+        messages = [Message("fail", reason, undecided.remedy)]
+    else:
+        told = next((report.remedy for report in reports if report.obstacle and report.obstacle in reason), "")
+        messages = [Message("info", f"engine {chosen}: {reason}", told)]
     for report in reports:
         if report.obstacle and report.obstacle not in reason:
             messages.append(Message("fail" if report.chosen else "skip", report.obstacle, report.remedy))
-        elif report.running and not report.chosen:
+        elif report.running and chosen is not None and not report.chosen:
             text = f"engine {report.name} runs nodes of this stack, but {chosen} is the one that commands are for"
             messages.append(Message("warning", text, f"`shopfds --engine {report.name} down`"))
-    failed = any(report.chosen and report.obstacle for report in reports)
+    failed = chosen is None or any(report.chosen and report.obstacle for report in reports)
     data = {"chosen": chosen, "reason": reason, "setting": settings.engine, "engines": reports}
     return Result("engine", data, (_table(settings, reports),), tuple(messages), 1 if failed else 0)
 
 
-def _docker(project: Path, settings: Settings, chosen: Name) -> EngineReport:
+def _docker(project: Path, settings: Settings, chosen: Name | None) -> EngineReport:
     found = daemon.look()
     stack = choice.compose_files(project, settings).stack
     return EngineReport(
@@ -58,12 +67,12 @@ def _docker(project: Path, settings: Settings, chosen: Name) -> EngineReport:
         remedy=found.obstacle.remedy if found.obstacle else "",
         versions={name: text for name, text in (("Engine", found.engine), ("Compose", found.compose)) if text},
         data=f"volumes {stack}_*",
-        has_data=daemon.has_volumes(stack) if found.engine else None,
+        has_data=daemon.has_volumes(stack),
         running=choice.running(project, settings, "docker") if found.engine else None,
     )
 
 
-def _local(project: Path, settings: Settings, chosen: Name) -> EngineReport:
+def _local(project: Path, settings: Settings, chosen: Name | None) -> EngineReport:
     folder = folders.data_folder(project, settings)
     found = packages.find(packages.major_of_data(folder / VOLUMES))
     return EngineReport(
