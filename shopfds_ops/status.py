@@ -56,10 +56,10 @@ def nodes(stack: Stack, expected: Collection[str] | None = None) -> tuple[NodeRe
 
 
 def nodes_table(stack: Stack, found: Sequence[NodeReport]) -> Table:
-    """The nodes, below what runs them: the engine and the versions of the servers."""
+    """The nodes, below what runs them: the engine, and the servers with their versions."""
     servers = dict.fromkeys(node.image for node in stack.topology)
     versions = ", ".join(f"{name} {'.'.join(map(str, stack.engine.site.version(name)))}" for name in servers)
-    title = f"Nodes of '{stack.settings.project}' (engine {stack.engine.name}: {versions})"
+    title = f"Nodes of '{stack.settings.project}' (engine {stack.engine.name}, {stack.engine.programs}: {versions})"
     now = dt.datetime.now(dt.UTC)
     rows = tuple(
         (

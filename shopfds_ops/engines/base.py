@@ -64,6 +64,11 @@ class Engine(Protocol):
         """Where the engine keeps data, for people."""
         ...
 
+    @property
+    def programs(self) -> str:
+        """Where the servers' programs come from, for people: packages, or a kind of images."""
+        ...
+
     def examine(self, topology: Topology) -> Iterable[Finding]:
         """What `doctor` says of the machine: servers, places, ports, leftovers. Changes nothing."""
         ...

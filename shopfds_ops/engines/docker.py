@@ -50,7 +50,7 @@ class DockerEngine:
         self.settings = settings
         self._place = ComposeFiles(project, settings, images.registry(settings.images))
         self._docker = DockerClient(compose_files=[self._place.file], compose_project_name=self._place.stack)
-        self._images = imagestore.Images(self._docker, settings, self._place.file)
+        self._images = imagestore.Images(self._docker, self._place)
 
     @property
     def site(self) -> Site:
@@ -59,6 +59,10 @@ class DockerEngine:
     @property
     def data(self) -> str:
         return f"the Docker volumes {self._place.stack}_*"
+
+    @property
+    def programs(self) -> str:
+        return f"{self._compose.images.kind} images"
 
     def examine(self, topology: Topology) -> Iterator[Finding]:
         volumes = [self._place.volume(node.name, volume) for node in topology for volume in node.volumes]

@@ -20,7 +20,7 @@ Kind = Literal["registry", "offline"]
 SERVERS = ("postgres", "redis", "rabbitmq")
 OFFLINE = "shopfds-offline"
 """First part of the names of images that are made here."""
-COMPONENTS: Mapping[str, tuple[str, ...]] = {"debian": ("main",), "ubuntu": ("main", "universe")}
+ARCHIVE_COMPONENTS: Mapping[str, tuple[str, ...]] = {"debian": ("main",), "ubuntu": ("main", "universe")}
 RECORD = "x-shopfds"
 """The block of the rendered docker-compose.yml that says which images it was rendered for."""
 
@@ -120,20 +120,20 @@ def resolve(
     source: Literal["auto", "registry", "offline"],
     *,
     running: Kind | None,
-    recorded: Kind | None,
+    data: Kind | None,
     present: Collection[Kind],
 ) -> Decision:
     """Which kind a stack uses: the setting, else what it was made with, else what this machine has.
 
-    `running` is the kind of the stack's containers, `recorded` that of its docker-compose.yml: data made by one kind
-    are not opened by the other, whose servers have other versions. `present` are the kinds that are complete here.
+    `running` is the kind of the stack's containers, `data` that of its data, None where it has none: what one kind made
+    is not opened by the other, whose servers have other versions. `present` are the kinds that are complete here.
     """
     if source != "auto":
         return Decision(source, "the setting images.source says so")
     if running is not None:
         return Decision(running, "the containers of this stack are made of them")
-    if recorded is not None:
-        return Decision(recorded, "docker-compose.yml of this stack was rendered for them")
+    if data is not None:
+        return Decision(data, "the data of this stack were made with them")
     if "registry" in present:
         return Decision("registry", "they are here")
     if "offline" in present:
@@ -170,7 +170,7 @@ def release() -> Release | None:
     except OSError:
         return None
     suite = found.get("VERSION_CODENAME")
-    return Release(found["ID"], suite) if suite and found["ID"] in COMPONENTS else None
+    return Release(found["ID"], suite) if suite and found["ID"] in ARCHIVE_COMPONENTS else None
 
 
 def digest(*parts: str) -> str:

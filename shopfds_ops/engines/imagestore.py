@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 from python_on_whales import DockerClient
 
-from shopfds_ops.engines import daemon, images, offline
+from shopfds_ops.engines import daemon, images, offline, pulls
 from shopfds_ops.engines.compose import IMAGES_LABEL, ComposeFiles
 from shopfds_ops.engines.daemon import STACK_LABEL
 from shopfds_ops.engines.images import OFFLINE, SERVERS, Decision, ImageSet, Kind
-from shopfds_ops.engines.watched import ended_with_us, failure, watch
+from shopfds_ops.engines.watched import ended_with_us, failure
 from shopfds_ops.errors import EngineError
 from shopfds_ops.events import Note, Progress, Sink, discard
 from shopfds_ops.settings import Settings
@@ -27,6 +27,8 @@ from shopfds_ops.settings import Settings
 BUILD = "`shopfds images build`"
 MEBIBYTE = 2**20
 CHUNK = 2**20
+
+State = Literal["in use", "present", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +41,40 @@ class Row:
     kind: Kind
     version: str
     size: int | None
-    state: Literal["in use", "present", "missing"]
+    state: State
 
 
 class Images:
-    """The images of one stack. `recorded` is its rendered docker-compose.yml, which need not be there.
+    """The images of the stack that `place` is about. Its rendered docker-compose.yml need not be there.
 
     `running`, where it is asked for, is the kind of the stack's containers, None if there are none. Methods raise
     EngineError with a remedy when the daemon refuses.
     """
 
-    def __init__(self, docker: DockerClient, settings: Settings, recorded: Path) -> None:
+    def __init__(self, docker: DockerClient, place: ComposeFiles) -> None:
         self._client = docker
-        self._settings = settings.images
-        self._recorded = recorded
+        self._place = place
+        self._settings = place.settings.images
 
     # -- which ---------------------------------------------------------------------------------------------------
 
     def decision(self, running: Kind | None = None) -> Decision:
         """The kind that the stack uses, and why."""
-        record = images.recorded(self._recorded)
-        source, kind = self._settings.source, record.kind if record else None
-        asked = source == "auto" and running is None and kind is None
-        present = self._complete() if asked else ()
-        return images.resolve(source, running=running, recorded=kind, present=present)
+        source = self._settings.source
+        settled = source != "auto" or running is not None
+        data = None if settled else self._kind_of_data()
+        present = () if settled or data else self._complete()
+        return images.resolve(source, running=running, data=data, present=present)
+
+    def _kind_of_data(self) -> Kind | None:
+        """The kind that the stack's data were made with, as it is recorded. Without data a record binds nobody: where
+        another engine runs the stack, it is for images that nobody looked for."""
+        record = self._record
+        return record.kind if record and daemon.has_volumes(self._place.stack) is not False else None
+
+    @property
+    def _record(self) -> ImageSet | None:
+        return images.recorded(self._place.file)
 
     def decide(self, running: Kind | None = None) -> ImageSet | None:
         """The images that the stack uses; None while that is open, or as long as their versions are not known because
@@ -72,7 +84,7 @@ class Images:
             return None
         if kind == "registry":
             return images.registry(self._settings)
-        record = images.recorded(self._recorded)
+        record = self._record
         return self._offline() or (record if record and record.kind == kind else None)
 
     def present(self, image_set: ImageSet) -> bool:
@@ -90,48 +102,43 @@ class Images:
         made = self._offline()
         names = made.references if made else images.offline_references(self._settings)
         found = self._inspect([*official.references.values(), *names.values()])
+        sets = (official, ImageSet("offline", names, made.versions if made else {}))
         rows = []
-        for kind, references, versions in (
-            ("registry", official.references, official.versions),
-            ("offline", names, made.versions if made else {}),
-        ):
-            for server in SERVERS:
-                known = found.get(references[server])
-                state = "missing" if known is None else "in use" if kind == running else "present"
-                version = images.version_text(versions[server]) if server in versions else ""
-                size = known["Size"] if known else None
-                rows.append(Row(server, references[server], cast(Kind, kind), version, size, cast(Any, state)))
+        for item in sets:
+            for server, reference in item.references.items():
+                known = found.get(reference)
+                state: State = "missing" if known is None else "in use" if item.kind == running else "present"
+                version = images.version_text(item.versions[server]) if server in item.versions else ""
+                rows.append(Row(server, reference, item.kind, version, known["Size"] if known else None, state))
         return rows
 
     # -- getting -------------------------------------------------------------------------------------------------
 
     def provide(self, running: Kind | None, sink: Sink) -> ImageSet:
-        """Pull or build what is missing of the images that the stack uses, and say which they are and why."""
+        """Pull or build what is missing of the images that the stack uses. Says which they are and why, in one note."""
         decision = self.decision(running)
         if decision.kind is None:
             return self._first_set(sink)
+        chosen = f"images: {decision.kind}, because {decision.reason}"
         if decision.kind == "offline":
             made = self._offline()
-            if made is not None:
-                return made
-            sink(Note("info", f"offline images are used ({decision.reason}), and not all are here: they are built"))
-            return self.build(sink)
+            sink(Note("info", chosen if made else f"{chosen}; not all are here: they are built now"))
+            return made or self.build(sink)
         official = images.registry(self._settings)
         absent = self.missing(official)
-        if absent:
-            sink(Note("info", f"official images are used ({decision.reason}); pulled now: {', '.join(absent)}"))
-            self._pull(absent, sink)
+        sink(Note("info", f"{chosen}; pulled now: {', '.join(absent)}" if absent else chosen))
+        pulls.pull(self._docker, absent, sink)
         return official
 
     def _first_set(self, sink: Sink) -> ImageSet:
         official = images.registry(self._settings)
         try:
-            self._pull(self.missing(official), sink)
-        except EngineError as error:
-            why = error.details.splitlines()[-1] if error.details else error.what
-            sink(Note("warning", f"official images cannot be pulled ({why}): offline images are used instead"))
+            pulls.pull(self._docker, self.missing(official), sink)
+        except pulls.UnreachableError as error:
+            why = error.details.splitlines()[-1]
+            sink(Note("warning", f"images: offline, because no registry answers ({why}); they are built now"))
             return self.build(sink)
-        sink(Note("ok", f"official images are used: {', '.join(official.references.values())}"))
+        sink(Note("info", "images: registry, because they could be pulled"))
         return official
 
     def build(self, sink: Sink, *, force: bool = False) -> ImageSet:
@@ -276,17 +283,6 @@ class Images:
             raise failure(f"`docker {arguments[0]}` failed", "the last lines say why", done.stderr.splitlines())
         return done.stdout
 
-    def _pull(self, references: Sequence[str], sink: Sink) -> None:
-        for reference in references:
-            argv = [*self._docker, "image", "pull", reference]
-            watch(
-                argv,
-                _PullProgress(f"pull {reference}", sink),
-                what=f"{reference} could not be pulled",
-                remedy="check the network; or take them from a machine that has them: `shopfds images save`, `load`",
-            )
-            sink(Progress(f"pull {reference}", 1, 1))
-
 
 def of_project(project: Path, settings: Settings) -> tuple[Images, Kind | None]:
     """The images of a project's stack, and the kind that its containers are made of. Needs the daemon, and no Compose;
@@ -296,7 +292,7 @@ def of_project(project: Path, settings: Settings) -> tuple[Images, Kind | None]:
         raise obstacle.error()
     place = ComposeFiles(project, settings, images.registry(settings.images))
     docker = DockerClient()
-    return Images(docker, settings, place.file), used_by(docker, place.stack)
+    return Images(docker, place), used_by(docker, place.stack)
 
 
 def used_by(docker: DockerClient, stack: str) -> Kind | None:
@@ -329,25 +325,6 @@ def bundled(path: Path) -> list[str]:
     if not names:
         raise EngineError(f"{path} holds no image with a name", remedy=remedy)
     return names
-
-
-class _PullProgress:
-    """The output of docker pull as progress, layer by layer."""
-
-    def __init__(self, name: str, sink: Sink) -> None:
-        self._name = name
-        self._sink = sink
-        self._layers: set[str] = set()
-        self._done: set[str] = set()
-
-    def __call__(self, line: str) -> None:
-        layer, _, state = line.partition(": ")
-        if state in ("Pulling fs layer", "Already exists"):
-            self._layers.add(layer)
-        if state in ("Pull complete", "Already exists"):
-            self._done.add(layer)
-            if len(self._done) < len(self._layers):
-                self._sink(Progress(self._name, len(self._done), len(self._layers), "layers"))
 
 
 def _pump(source: IO[bytes], target: IO[bytes], tell: Callable[[int], None]) -> None:

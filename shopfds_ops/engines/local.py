@@ -64,6 +64,10 @@ class LocalEngine:
     def data(self) -> str:
         return str(self.folder)
 
+    @property
+    def programs(self) -> str:
+        return "packages"
+
     def examine(self, topology: Topology) -> Iterator[Finding]:
         yield from checks.servers(self.installed)
         yield from checks.places(self.project, self.folder)

@@ -16,8 +16,7 @@ require_same_major() {
     ours=$(postgres --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
     theirs=$(cat "$PGDATA/PG_VERSION")
     [ "$ours" = "$theirs" ] ||
-        refuse "$PGDATA was made by PostgreSQL $theirs, and this is PostgreSQL $ours: use $theirs again" \
-            "(\`shopfds up --images registry|offline\` takes the other images; without Docker, its packages)"
+        refuse "$PGDATA was made by PostgreSQL $theirs, and this is PostgreSQL $ours: start it with PostgreSQL $theirs"
 }
 
 case $role in

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from shopfds_ops.components.base import Plan
 from shopfds_ops.components.registry import COMPONENTS
-from shopfds_ops.engines import images, offline
+from shopfds_ops.engines import images, offline, pulls
 from shopfds_ops.engines.images import Decision, ImageSet, Kind, Release, contract, recorded, registry, resolve
 from shopfds_ops.engines.imagestore import bundled
 from shopfds_ops.engines.sites import DockerSite
@@ -182,7 +182,7 @@ def test_the_dockerfile_is_part_of_an_installed_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "running", "record", "present", "kind"),
+    ("source", "running", "data", "present", "kind"),
     [
         ("offline", "registry", "registry", ["registry"], "offline"),
         ("registry", "offline", "offline", ["offline"], "registry"),
@@ -196,18 +196,18 @@ def test_the_dockerfile_is_part_of_an_installed_package() -> None:
     ],
 )
 def test_the_setting_wins_then_what_data_were_made_with_then_what_is_here(
-    source: Any, running: Kind | None, record: Kind | None, present: list[Kind], kind: Kind | None
+    source: Any, running: Kind | None, data: Kind | None, present: list[Kind], kind: Kind | None
 ) -> None:
-    assert resolve(source, running=running, recorded=record, present=present).kind == kind
+    assert resolve(source, running=running, data=data, present=present).kind == kind
 
 
 def test_every_decision_has_a_reason_of_its_own() -> None:
     decisions: set[Decision] = {
-        resolve("offline", running=None, recorded=None, present=()),
-        resolve("auto", running="offline", recorded=None, present=()),
-        resolve("auto", running=None, recorded="offline", present=()),
-        resolve("auto", running=None, recorded=None, present=["offline"]),
-        resolve("auto", running=None, recorded=None, present=()),
+        resolve("offline", running=None, data=None, present=()),
+        resolve("auto", running="offline", data=None, present=()),
+        resolve("auto", running=None, data="offline", present=()),
+        resolve("auto", running=None, data=None, present=["offline"]),
+        resolve("auto", running=None, data=None, present=()),
     }
     assert len({decision.reason for decision in decisions}) == 5
 
@@ -397,6 +397,100 @@ def test_a_command_that_fails_shows_its_last_lines() -> None:
     assert seen == [*map(str, range(1, 101)), "why"]
     assert caught.value.details.splitlines()[-2:] == ["100", "why"]
     assert len(caught.value.details.splitlines()) < 20
+
+
+# -- pulling official images -----------------------------------------------------------------------------------------
+
+ASKED = 'Error response from daemon: Get "https://registry.example/v2/": '
+RESOLVED = 'failed to resolve reference "{}": failed to do request: Head "https://registry.example/v2/x/manifests/1": '
+UNREACHABLE = [
+    ASKED + "dial tcp: lookup registry.example on 10.0.0.1:53: no such host",
+    ASKED + "dial tcp: lookup registry.example: Temporary failure in name resolution",
+    ASKED + "dial tcp 203.0.113.7:443: connect: connection refused",
+    ASKED + "dial tcp 203.0.113.7:443: i/o timeout",
+    ASKED + "read tcp 10.0.0.2:40000->203.0.113.7:443: read: connection reset by peer",
+    ASKED + "net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)",
+    ASKED + "net/http: TLS handshake timeout",
+    ASKED + "context deadline exceeded",
+    ASKED + "EOF",
+    ASKED + "x509: certificate signed by unknown authority",
+    ASKED + "tls: failed to verify certificate: x509: certificate is valid for proxy.example",
+    ASKED + "http: server gave HTTP response to HTTPS client",
+    ASKED + "proxyconnect tcp: dial tcp 10.0.0.3:3128: connect: no route to host",
+    ASKED + "Service Unavailable",
+    "17: Pulling from {}\nf1: Pulling fs layer\nunexpected EOF",
+    RESOLVED + "dial tcp: lookup registry.example: no such host",
+]
+REFUSED = {
+    "no such image": [
+        "Error response from daemon: manifest for {} not found: manifest unknown: manifest unknown",
+        'failed to resolve reference "{}": {}: not found',
+        "17: Pulling from {}\nno matching manifest for linux/riscv64 in the manifest list entries",
+    ],
+    "does not give it to you": [
+        "Error response from daemon: pull access denied for {}, repository does not exist or may require"
+        " 'docker login': denied: requested access to the resource is denied",
+        ASKED + "no basic auth credentials",
+        ASKED + "unauthorized: authentication required",
+        RESOLVED + "failed to fetch oauth token: unexpected status: 401 Unauthorized",
+        RESOLVED + "unexpected status from HEAD request: 403 Forbidden",
+        ASKED + "Forbidden",
+    ],
+    "no more pulls for now": [
+        "Error response from daemon: toomanyrequests: You have reached your pull rate limit.",
+        RESOLVED + "unexpected status from HEAD request: 429 Too Many Requests",
+    ],
+    "no space left": [
+        "failed to register layer: Error processing tar file(exit status 1): write /usr/x: no space left on device"
+    ],
+    "daemon does not answer": [
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+        "error during connect: this error may indicate that it is not running: open //./pipe/docker_engine: EOF",
+    ],
+    "could not be pulled": ["Error response from daemon: something that nobody has seen yet", ""],
+}
+LABELS = st.from_regex(r"[a-z0-9]+([._-][a-z0-9]+)*", fullmatch=True) | st.sampled_from(
+    [
+        "eof",
+        "timeout",
+        "denied",
+        "unauthorized",
+        "dial",
+        "tcp",
+        "tls",
+        "x509",
+        "not-found",
+        "forbidden",
+        "toomanyrequests",
+    ]
+)
+REFERENCES = st.tuples(st.lists(LABELS, min_size=1, max_size=4).map("/".join), LABELS).map(":".join)
+
+
+@given(reference=REFERENCES, said=st.sampled_from(UNREACHABLE))
+def test_a_registry_that_does_not_answer_is_known_as_such(reference: str, said: str) -> None:
+    error = pulls.refusal(reference, said.replace("{}", reference).splitlines())
+    assert isinstance(error, pulls.UnreachableError)
+    assert "no registry answers" in error.what
+    assert "images load" in error.remedy or "`load`" in error.remedy
+
+
+@given(reference=REFERENCES, case=st.sampled_from([(why, said) for why, texts in REFUSED.items() for said in texts]))
+def test_what_a_registry_refuses_is_an_error_of_its_own(reference: str, case: tuple[str, str]) -> None:
+    why, said = case
+    error = pulls.refusal(reference, said.replace("{}", reference).splitlines())
+    assert not isinstance(error, pulls.UnreachableError)
+    assert why in error.what
+    assert error.remedy
+
+
+def test_every_refusal_has_a_remedy_of_its_own() -> None:
+    assert len({pulls.refusal("a:1", texts[0].splitlines()).remedy for texts in REFUSED.values()}) == len(REFUSED)
+
+
+@given(lines=st.lists(st.text()))
+def test_wild_output_of_a_pull_is_an_error_that_names_the_image(lines: list[str]) -> None:
+    assert pulls.refusal("postgres:17", lines).what.startswith("postgres:17 could not be pulled")
 
 
 # -- bundles ---------------------------------------------------------------------------------------------------------
