@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from shopfds_ops.engines import choice, folders
+from shopfds_ops.engines.daemon import Obstacle
+from shopfds_ops.errors import EngineError
 from shopfds_ops.settings import VOLUMES, Settings
 
-DOWN = "Docker's daemon does not answer"
+DOWN = Obstacle("down", "Docker's daemon does not answer", "start it")
 
 TABLE = [
     # why docker cannot be used, local has data, docker has data -> engine, words of the reason
-    ("", False, False, "docker", "answers"),
-    ("", False, True, "docker", "answers"),
-    ("", True, False, "local", "data of this stack"),
-    ("", True, True, "docker", "answers"),
-    (DOWN, False, False, "local", DOWN),
+    (None, False, False, "docker", "answers"),
+    (None, False, True, "docker", "answers"),
+    (None, True, False, "local", "Docker has none"),
+    (None, True, True, "docker", "answers"),
+    (DOWN, False, False, "local", DOWN.what),
     (DOWN, False, True, "docker", "made on it"),
     (DOWN, True, False, "local", "data of this stack"),
-    (DOWN, True, True, "local", DOWN),
+    (DOWN, True, True, None, DOWN.what),
 ]
 
 
-@pytest.mark.parametrize(("obstacle", "local", "docker", "engine", "words"), TABLE)
+@pytest.mark.parametrize(("obstacle", "local", "docker", "engine", "words"), [row for row in TABLE if row[3]])
 def test_auto_takes_docker_but_leaves_no_data_behind(
-    obstacle: str, local: bool, docker: bool, engine: str, words: str
+    obstacle: Obstacle | None, local: bool, docker: bool, engine: str, words: str
 ) -> None:
     name, reason = choice.decide(obstacle, local=local, docker=docker)
     assert name == engine
     assert words in reason
 
 
+@pytest.mark.parametrize(("obstacle", "local", "docker", "engine", "words"), [row for row in TABLE if not row[3]])
+def test_auto_asks_which_is_meant_rather_than_show_other_data_today_than_yesterday(
+    obstacle: Obstacle, local: bool, docker: bool, engine: None, words: str
+) -> None:
+    with pytest.raises(EngineError, match=words) as refused:
+        choice.decide(obstacle, local=local, docker=docker)
+    assert "both engines have data" in refused.value.what
+    assert obstacle.remedy in refused.value.remedy
+    assert "--engine local" in refused.value.remedy
+
+
 def test_the_table_is_complete() -> None:
-    assert {(bool(row[0]), row[1], row[2]) for row in TABLE} == {
-        (obstacle, local, docker) for obstacle in (False, True) for local in (False, True) for docker in (False, True)
-    }
+    assert sorted((row[0] is not None, row[1], row[2]) for row in TABLE) == sorted(
+        itertools.product((False, True), repeat=3)
+    )
 
 
 @pytest.mark.parametrize("engine", ["docker", "local"])

@@ -33,13 +33,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Puts a docker command on an otherwise empty PATH that answers what a real one did."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    def put(answer: str, *, error: str = "", status: int = 0, compose: str = "echo 5.6.1") -> None:
+    def put(answer: str, *, error: str = "", status: int = 0, compose: str = "echo 5.6.1", then: str = "") -> None:
         (tmp_path / "answer").write_text(answer + "\n")
         (tmp_path / "error").write_text(error)
         program = tmp_path / "docker"
         program.write_text(
             "#!/bin/sh\nPATH=/usr/bin:/bin\n"
-            f'[ "$1" = compose ] && {{ {compose}; exit; }}\n'
+            f'case "$1" in compose) {compose}; exit ;; {then} esac\n'
             f"cat {tmp_path}/answer; cat {tmp_path}/error >&2; exit {status}\n"
         )
         program.chmod(0o755)
@@ -143,6 +143,67 @@ def test_a_daemon_on_another_machine_is_refused_since_it_cannot_mount_our_files(
     assert obstacle is not None
     assert obstacle.cause == "remote"
     assert host in obstacle.what
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.1:2376", "ssh://ops@shop.example", "ssh://127.shop.example"])
+@pytest.mark.parametrize("version", [":", "sleep 20"], ids=["answers", "hangs"])
+def test_a_context_of_another_machine_is_refused_by_the_same_rule_whether_it_answers_or_not(
+    command: Command, monkeypatch: pytest.MonkeyPatch, address: str, version: str
+) -> None:
+    monkeypatch.setattr(daemon, "PATIENCE", 0.5)
+    command(
+        said({"Version": "28.2.2"}, context="far"),
+        then=f"context) echo far {address}; exit ;; version) {version} ;;",
+    )
+    found = daemon.look()
+    assert found.cause == "remote"
+    assert found.obstacle is not None
+    assert f"context far ({address})" in found.obstacle.what
+    assert "docker context use default" in found.obstacle.remedy
+
+
+@pytest.mark.parametrize(
+    "address", ["unix:///run/user/1000/docker.sock", "tcp://127.0.0.1:2375", "tcp://[::1]:2375", "ssh://me@localhost"]
+)
+@pytest.mark.parametrize("named_by", ["context", "DOCKER_HOST"])
+def test_whatever_names_a_daemon_of_this_machine_it_is_not_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch, address: str, named_by: str
+) -> None:
+    context = "near" if named_by == "context" else "default"
+    command(said({"Version": "28.2.2"}, context=context), then=f"context) echo {context} {address}; exit ;;")
+    if named_by == "DOCKER_HOST":
+        monkeypatch.setenv("DOCKER_HOST", address)
+    assert daemon.look().cause is None
+    assert named_by in daemon.look().elsewhere
+
+
+def test_the_default_context_is_not_asked_for(command: Command, tmp_path: Path) -> None:
+    command(said({"Version": "28.2.2"}), then=f"context) touch {tmp_path}/asked; exit ;;")
+    assert daemon.look().cause is None
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("volumes", "known"),
+    [("echo stack_data", True), (":", False), ("exit 1", None), ("echo stack_data; exit 1", None), ("sleep 20", None)],
+)
+def test_a_daemon_that_does_not_say_which_volumes_it_has_is_not_taken_for_an_empty_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch, volumes: str, known: bool | None
+) -> None:
+    command(said({"Version": "28.2.2"}), then=f"volume) {volumes}; exit ;;")
+    assert daemon.look().cause is None
+    monkeypatch.setattr(daemon, "PATIENCE", 0.5)
+    assert daemon.has_volumes("stack") is known
+
+
+def test_volumes_are_known_without_compose_and_unknown_without_a_daemon(command: Command) -> None:
+    command(said({"Version": "28.2.2"}), compose="exit 1", then="volume) echo stack_data; exit ;;")
+    assert daemon.look().daemon_obstacle is None
+    assert daemon.has_volumes("stack") is True
+    daemon.forget()
+    command(said(None), error="Cannot connect", status=1, then="volume) echo stack_data; exit ;;")
+    assert daemon.has_volumes("stack") is None
+    assert daemon.silence().cause == "down"
 
 
 def test_a_plugin_that_hangs_does_not_hang_us(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
