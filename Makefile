@@ -58,6 +58,8 @@ bench: setup ## ratios against the same work by hand, in one table
 clean: ## stop everything, remove data, secrets, rendered files and .venv, of both engines; ARGS="--yes" does not ask
 	@if [ -x $(BIN)/shopfds ]; then $(BIN)/shopfds down --volumes --everywhere $(ARGS); \
 	  elif [ -d .shopfds ]; then echo "[FAIL] .venv is gone, but .shopfds is there: make setup, then make clean" >&2; exit 1; fi
+	@plugin="$${DOCKER_CONFIG:-$$HOME/.docker}/cli-plugins/docker-compose"; \
+	  case "$$(readlink "$$plugin")" in "$(CURDIR)/$(VENV)/"*) rm -f "$$plugin" ;; esac
 	@rm -rf infrastructure .shopfds $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup up dev migrate seed reset-db test bench clean

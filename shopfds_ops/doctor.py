@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psutil
 import psycopg
@@ -11,10 +11,21 @@ import psycopg
 from shopfds_ops import secrets
 from shopfds_ops.components import postgres
 from shopfds_ops.errors import ShopfdsError
+from shopfds_ops.render import Kind
 from shopfds_ops.result import Finding, Level, Message, Result, Table
 from shopfds_ops.stack import Stack
 
 CLOCK_TOLERANCE_SECONDS = 1.0
+RENDERED: Mapping[Kind, tuple[str, str]] = {
+    "new": ("is not there", "`shopfds up` writes it"),
+    "changed": (
+        "is not what the settings say",
+        "`shopfds up` puts them in force; see `render --check --diff`",
+    ),
+    "edited": ("was edited by hand", "see `shopfds render --check --diff`"),
+    "orphan": ("is read by nobody any more", "`shopfds render` removes it"),
+}
+"""What is said of a file that is not as it would be rendered now, and what to do."""
 
 
 def examine(stack: Stack) -> Result:
@@ -75,10 +86,8 @@ def _rendered(stack: Stack) -> Iterator[Finding]:
         return
     changes = [change for change in stack.output.compare(stack.rendered()) if change.kind != "same"]
     for change in changes:
-        text = "was edited by hand" if change.kind == "edited" else f"is {change.kind}"
-        yield Finding(
-            "rendered", "warning", f"infrastructure/{change.path} {text}", "see `shopfds render --check --diff`"
-        )
+        text, remedy = RENDERED[change.kind]
+        yield Finding("rendered", "warning", f"infrastructure/{change.path} {text}", remedy)
     if not changes:
         yield Finding("rendered", "ok", "infrastructure/ is as the settings say")
 

@@ -31,21 +31,45 @@ class StateWatch:
                 self._at = time.monotonic()
             return self._states.get(node.name)
 
+    def start(self, node: Node) -> None:
+        """Start a node that turned out to be stopped."""
+        with self._lock:
+            self._live.engine.start([node])
+            self._at = float("-inf")
 
-def gates(live: Live, components: Sequence[Component], nodes: Sequence[Node], deadline: Deadline) -> list[Gate]:
-    """One gate for each node, named like it."""
+
+def gates(
+    live: Live,
+    components: Sequence[Component],
+    nodes: Sequence[Node],
+    deadline: Deadline,
+    *,
+    started: bool = False,
+) -> list[Gate]:
+    """One gate for each node, named like it. `started`: this command has just started them.
+
+    One of those that is stopped all the same was being stopped when it was looked at: an interrupted `stop` or
+    `restart` goes on in the engine. It is started once more.
+    """
     watch = StateWatch(live)
     by_name = {component.name: component for component in components}
-    return [_gate(live, by_name[node.component], node, watch, deadline) for node in nodes]
+    return [_gate(live, by_name[node.component], node, watch, deadline, started=started) for node in nodes]
 
 
-def _gate(live: Live, component: Component, node: Node, watch: StateWatch, deadline: Deadline) -> Gate:
+def _gate(
+    live: Live, component: Component, node: Node, watch: StateWatch, deadline: Deadline, *, started: bool
+) -> Gate:
+    again = [node] if started else []
+
     def probe() -> str | None:
         return component.probe(live, node)
 
     def failed() -> str | None:
         state = watch.of(node)
         if state is None or state.state not in ("failed", "stopped"):
+            return None
+        if state.state == "stopped" and again:
+            watch.start(again.pop())
             return None
         lines = [line.text for line in live.engine.logs([node], tail=LAST_LINES)]
         said = "".join(f"\n    | {line}" for line in lines)

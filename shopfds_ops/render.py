@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +129,9 @@ class Output:
                     write_atomically(target, rendered[change.path], mode=FILE_MODE)
                 elif change.kind == "orphan" and manifest[change.path] == _hash(self._read(change.path) or b""):
                     target.unlink()
+                    for folder in target.relative_to(self.folder).parents[:-1]:
+                        with suppress(OSError):  # something else is in it
+                            (self.folder / folder).rmdir()
             if hashes != manifest:
                 text = json.dumps({"version": 1, "files": hashes}, indent=1, sort_keys=True) + "\n"
                 write_atomically(self.folder / MANIFEST, text.encode(), mode=FILE_MODE)

@@ -406,8 +406,9 @@ def _explained(error: ValidationError, origins: Mapping[str, Origin], file: Path
     }
     source = where.get(origin, "the settings together")
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first.get("input"), dict | Settings) else f" = {first.get('input')!r}"
-    return ConfigError(
-        f"setting {key or 'ports'}{value}: {message} (from {source})",
-        remedy=f"`shopfds config set {key or 'KEY'} VALUE` writes a valid one",
-    )
+    if not key:  # settings that do not go together
+        return ConfigError(message, remedy="change one of them: `shopfds config set KEY VALUE`")
+    correct = f"`shopfds config set {key} VALUE` writes a valid one"
+    if origin == "environment":
+        correct = f"correct it, or `unset {where['environment']}`"
+    return ConfigError(f"setting {key} = {first.get('input')!r}: {message} (from {source})", remedy=correct)

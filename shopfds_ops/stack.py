@@ -166,10 +166,10 @@ class Stack:
 
     def render(self, output: Output, *, force: bool = False) -> list[Change]:
         """Write what changed; into the stack's own folder also what lets other tools run it: its secret files."""
-        changes = output.write(self.rendered(), force=force)
+        rendered = self.rendered()
         if output.folder == self.output.folder:
             self.engine.publish(self._secret_files())
-        return changes
+        return output.write(rendered, force=force)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,10 @@ class Stack:
             deadline = Deadline(timeout or self.settings.timeout)
             started = self._start(nodes, sink)
             live = self.live
-            tasks: list[Task] = [*gates(live, self.components, nodes, deadline), *self._steps(live, nodes)]
+            tasks: list[Task] = [
+                *gates(live, self.components, nodes, deadline, started=True),
+                *self._steps(live, nodes),
+            ]
             if not seed:
                 tasks = [task for task in tasks if task.name != data.SEED]
             names = tuple(node.name for node in nodes)
@@ -211,7 +214,7 @@ class Stack:
     def _started(self, nodes: Sequence[Node], timeout: float | None, sink: Sink) -> Started:
         deadline = Deadline(timeout or self.settings.timeout)
         started = self._start(nodes, sink)
-        tasks = gates(self.live, self.components, nodes, deadline)
+        tasks = gates(self.live, self.components, nodes, deadline, started=True)
         names = tuple(node.name for node in nodes)
         return Started(names, tuple(started), tuple(run_graph(tasks, deadline, sink)))
 

@@ -292,6 +292,17 @@ def test_only_one_part_can_be_restarted(project: Project) -> None:
     project.ok("up", "--no-seed")
 
 
+def test_an_up_right_after_an_interrupted_restart_makes_everything_run(project: Project) -> None:
+    """The broker takes seconds to stop, and goes on stopping when the command is gone."""
+    process = project.start("restart", "rabbitmq")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=2.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    project.ok("up", "--no-seed")
+    assert healthy(project)
+
+
 def test_a_changed_setting_restarts_only_the_nodes_it_concerns(project: Project) -> None:
     before = {node: pid_of(project, node) for node in NODES}
     project.ok("config", "set", "redis.node_timeout_ms", "4000")

@@ -140,7 +140,7 @@ def test_an_orphan_is_listed_and_removed(output: Output) -> None:
     rest = {"a/one.conf": FILES["a/one.conf"]}
     assert kinds(output.compare(rest)) == {"a/one.conf": "same", "b/two.conf": "orphan"}
     output.write(rest)
-    assert not (output.folder / "b/two.conf").exists()
+    assert not (output.folder / "b").exists(), "nor the folder that is empty now"
     assert kinds(output.compare(rest)) == {"a/one.conf": "same"}
 
 

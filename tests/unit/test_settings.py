@@ -320,3 +320,18 @@ def test_the_nearest_folder_upwards_that_was_used_is_the_project(tmp_path: Path,
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     assert find_project(deep) == tmp_path.resolve()
+
+
+def test_what_to_do_about_a_wrong_value_depends_on_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOPFDS_TIMEOUT", "abc")
+    with pytest.raises(ConfigError) as from_environment:
+        load(tmp_path)
+    assert "unset SHOPFDS_TIMEOUT" in from_environment.value.remedy
+    monkeypatch.delenv("SHOPFDS_TIMEOUT")
+    with pytest.raises(ConfigError) as from_file:
+        set_value(tmp_path, "timeout", "abc")
+    assert "shopfds config set timeout" in from_file.value.remedy
+    with pytest.raises(ConfigError, match=r"^postgres.shared_buffers = 2GB does not fit into postgres.memory"):
+        set_value(tmp_path, "postgres.shared_buffers", "2GB")
