@@ -147,7 +147,9 @@ class LocalEngine:
         # A process whose data folder was removed under it serves from memory what it can no longer keep.
         kept = self.with_data(nodes)
         hollow = [n.name for n in nodes if n.volumes and before[n.name].state in ALIVE and n.name not in kept]
-        self._supervisor.stop(hollow)
+        # One that an interrupted command still stops would be gone a moment later.
+        going = [node.name for node in nodes if before[node.name].state == "STOPPING"]
+        self._supervisor.stop([*hollow, *going])
         for node in nodes:
             for path in self._volume_paths(node):
                 self._make_folder(path, self._account(node))
