@@ -148,7 +148,11 @@ def test_data_of_another_release_are_refused_in_one_line_that_names_both(alone: 
     file = '"$PGDATA/PG_VERSION"'
     major = alone.docker("exec", "-T", PRIMARY, "sh", "-c", f"cat {file}; echo 99 > {file}").strip()
     alone.docker("restart", PRIMARY)
-    eventually(lambda: alone.said(PRIMARY, f"made by PostgreSQL 99, and this is PostgreSQL {major}:"))
+    eventually(
+        lambda: alone.said(
+            PRIMARY, f"made by PostgreSQL 99, and this is PostgreSQL {major}: start it with PostgreSQL 99"
+        )
+    )
     alone.docker("run", "--rm", "--no-deps", "--entrypoint", f"sh -c 'echo {major} > {file}'", PRIMARY)
     alone.docker("up", "-d", "--wait", PRIMARY)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import signal
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
+from filelock import FileLock
 from python_on_whales import DockerClient
 
-from shopfds_ops.engines import images
-from shopfds_ops.engines.images import SERVERS, ImageSet
+from shopfds_ops.engines import images, pulls
+from shopfds_ops.engines.compose import NODE_LABEL, ComposeFiles
+from shopfds_ops.engines.daemon import STACK_LABEL
+from shopfds_ops.engines.images import SERVERS, ImageSet, Kind
 from shopfds_ops.engines.imagestore import Images
 from shopfds_ops.errors import EngineError
 from shopfds_ops.events import Event, Note
-from shopfds_ops.settings import Settings
+from shopfds_ops.settings import DATA_FOLDER, Settings
 from tests.conftest import Project
 
 NOWHERE = {server: f"127.0.0.1:9/{server}:1" for server in SERVERS}
@@ -38,6 +45,21 @@ def docker(*arguments: str) -> str:
     return done.stdout
 
 
+def place(folder: Path, **chosen: str) -> ComposeFiles:
+    settings = Settings(images=chosen)
+    return ComposeFiles(folder, settings, images.registry(settings.images))
+
+
+def record(file: Path, kind: Kind, versions: Mapping[str, str]) -> None:
+    """Write a docker-compose.yml that was rendered for such images."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({images.RECORD: {"images": kind, "references": NOWHERE, "versions": versions}}))
+
+
+def notes(told: list[Event]) -> list[Note]:
+    return [event for event in told if isinstance(event, Note)]
+
+
 def identities(references: dict[str, str]) -> list[str]:
     return docker("image", "inspect", "--format={{.Id}}", *references.values()).split()
 
@@ -50,7 +72,7 @@ def made_here() -> set[str]:
 @pytest.fixture(scope="module")
 def built(offline_images: None) -> ImageSet:
     """The offline images that this machine makes."""
-    made = Images(DockerClient(), Settings(images={"source": "offline"}), Path("nothing")).decide(None)
+    made = Images(DockerClient(), place(Path("nothing"), source="offline")).decide(None)
     assert made is not None
     return made
 
@@ -62,7 +84,7 @@ def store(built: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     own.write_text(f"{images.recipe().read_text()}# {tmp_path}\n")
     monkeypatch.setattr(images, "recipe", lambda: own)
     before = made_here()
-    yield Images(DockerClient(), Settings(images=NOWHERE), tmp_path / "docker-compose.yml")
+    yield Images(DockerClient(), place(tmp_path, **NOWHERE))
     for reference in {*(made_here() - before), *NOWHERE.values()}:
         subprocess.run(["docker", "image", "rm", reference], capture_output=True, check=False)
 
@@ -142,9 +164,139 @@ def test_where_no_registry_answers_offline_images_are_made_and_it_is_said(store:
     assert provided.kind == "offline"
     assert store.present(provided)
     assert store.decide(None) == provided
-    notes = [event for event in told if isinstance(event, Note)]
-    assert [note.level for note in notes] == ["warning", "ok"]
-    assert "cannot be pulled" in notes[0].text
+    assert [note.level for note in notes(told)] == ["warning", "ok"]
+    assert notes(told)[0].text.startswith("images: offline, because no registry answers")
+    assert "connection refused" in notes(told)[0].text
+
+
+@pytest.mark.parametrize("running", [None, "offline"])
+def test_which_images_are_used_is_said_once_and_why_though_all_are_here(store: Images, running: Kind | None) -> None:
+    store.build(lambda _: None)
+    told: list[Event] = []
+    store.provide(running, told.append)
+    why = "the containers" if running else "they are here, and the official ones are not"
+    (note,) = notes(told)
+    assert note.text.startswith(f"images: offline, because {why}")
+
+
+@pytest.fixture
+def volume(store: Images, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Makes a volume as Compose makes those of the stack in the test's folder."""
+    name = f"shopfds-test-{tmp_path.name}"
+
+    def make() -> None:
+        labels = (f"--label={STACK_LABEL}={place(tmp_path).stack}", f"--label={NODE_LABEL}=postgres-primary")
+        docker("volume", "create", *labels, name)
+
+    yield make
+    subprocess.run(["docker", "volume", "rm", name], capture_output=True, check=False)
+
+
+def test_a_record_binds_only_where_there_are_data(store: Images, tmp_path: Path, volume: Callable[[], None]) -> None:
+    made = store.build(lambda _: None)
+    record(place(tmp_path).file, "registry", dict.fromkeys(SERVERS, "1"))
+    assert store.decide() == made
+    volume()
+    decision = store.decision()
+    assert (decision.kind, decision.reason) == ("registry", "the data of this stack were made with them")
+
+
+REFUSALS = {
+    404: ("no such image", "images.*"),
+    401: ("does not give it to you", "docker login"),
+    403: ("does not give it to you", "docker login"),
+    429: ("no more pulls for now", "docker login"),
+}
+
+
+@pytest.fixture
+def registry() -> Iterator[Callable[[int], str]]:
+    """Starts a registry that answers every request for an image with one status, as real ones word it; where it is."""
+    words = {404: "MANIFEST_UNKNOWN", 401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
+    started: list[http.server.HTTPServer] = []
+
+    def start(status: int) -> str:
+        class Refusing(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                refused = self.path != "/v2/"
+                self.send_response(status if refused else 200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                body = {"errors": [{"code": words[status], "message": "no"}]} if refused else {}
+                if self.command == "GET":
+                    self.wfile.write(json.dumps(body).encode())
+
+            do_HEAD = do_GET  # noqa: N815  so http.server calls it
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+        started.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_registry_that_refuses_is_an_error_and_nothing_else_is_used_instead(
+    store: Images, tmp_path: Path, registry: Callable[[int], str], status: int
+) -> None:
+    host = registry(status)
+    refused = Images(DockerClient(), place(tmp_path, **{server: f"{host}/{server}:1" for server in SERVERS}))
+    before = made_here()
+    with pytest.raises(EngineError) as caught:
+        refused.provide(None, lambda _: None)
+    cause, remedy = REFUSALS[status]
+    assert cause in caught.value.what, caught.value.details
+    assert remedy in caught.value.remedy
+    assert made_here() == before
+
+
+def test_a_registry_that_says_nothing_is_not_awaited_for_long(
+    store: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulls, "ANSWER_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        waiting = Images(DockerClient(), place(tmp_path, **{server: f"{host}/{server}:1" for server in SERVERS}))
+        told: list[Event] = []
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="no registry answers"):
+            waiting.provide("registry", lambda _: None)
+        assert time.monotonic() - began < 10
+        assert waiting.provide(None, told.append).kind == "offline"
+        assert "timed out after 2 s" in notes(told)[0].text
+
+
+def test_nothing_is_got_while_another_command_changes_the_stack(docker_project: Project) -> None:
+    nowhere = {f"SHOPFDS_IMAGES__{server.upper()}": reference for server, reference in NOWHERE.items()}
+    folder = docker_project.folder / DATA_FOLDER
+    folder.mkdir()
+    for command in ("up", "start"):
+        with FileLock(folder / "lock"):
+            said = docker_project.run(command, "--images", "registry", env=nowhere)
+        assert said.returncode == 1
+        assert "another shopfds command" in said.stderr
+        assert "images:" not in said.stderr
+        assert "could not be pulled" in docker_project.run(command, "--images", "registry", env=nowhere).stderr
+
+
+def test_the_topology_is_for_the_images_that_were_built_and_not_for_those_of_the_record(
+    store: Images, docker_project: Project
+) -> None:
+    stack = docker_project.stack()
+    file = place(docker_project.folder).file
+    record(file, "offline", {"postgres": "18", "redis": "7", "rabbitmq": "3"})
+    assert stack.topology.node("postgres-primary").environment["PGDATA"].startswith("/var/lib/postgresql/pgdata")
+    file.unlink()  # it would be taken for one that somebody edited
+    stack.start(["redis-node-1"])
+    folder = stack.engine.site.volume("postgres-primary", "data", "postgres")
+    assert stack.topology.node("postgres-primary").environment["PGDATA"] == f"{folder}/pgdata"
 
 
 def test_official_images_that_are_here_win_and_nothing_is_pulled_or_built(store: Images, built: ImageSet) -> None:
@@ -152,7 +304,7 @@ def test_official_images_that_are_here_win_and_nothing_is_pulled_or_built(store:
         docker("tag", built.references[server], reference)
     told: list[Event] = []
     assert store.provide(None, told.append).references == NOWHERE
-    assert all(isinstance(event, Note) and event.level == "ok" for event in told)
+    assert [note.text for note in notes(told)] == ["images: registry, because they are here"]
 
 
 def test_data_made_on_official_images_are_not_opened_by_others(store: Images) -> None:
@@ -253,7 +405,7 @@ def test_nothing_is_saved_while_an_image_is_missing(store: Images, tmp_path: Pat
 def test_a_digest_which_a_bundle_would_lose_is_refused(docker_daemon: None, tmp_path: Path) -> None:
     pinned = {server: f"{reference}@sha256:{'0' * 64}" for server, reference in NOWHERE.items()}
     with pytest.raises(EngineError, match="cannot carry the digest"):
-        Images(DockerClient(), Settings(images=pinned), tmp_path / "none").save(tmp_path / "bundle.tar", "registry")
+        Images(DockerClient(), place(tmp_path, **pinned)).save(tmp_path / "bundle.tar", "registry")
 
 
 def test_what_is_no_bundle_is_refused(docker_project: Project) -> None:
