@@ -70,6 +70,16 @@ def set_(key: Key, value: Annotated[str, typer.Argument(help="a TOML value, or a
     project = settings.find_project()
     if key == "data":
         open_stack().refuse_move()
+    if key in ("project", "docker.name"):
+        from shopfds_ops.engines.choice import compose_files
+        from shopfds_ops.engines.docker_checks import require_no_data_left
+
+        text = value.strip("\"'")
+        named = {"project": text} if key == "project" else {"docker": {"name": text}}
+        before, after = (
+            compose_files(project, settings.load(project, flags).settings) for flags in (FLAGS, {**FLAGS, **named})
+        )
+        require_no_data_left(before, after)
     written = settings.set_value(project, key, value)
     configuration = settings.load(project, FLAGS)
     messages = [Message("ok", f"{key} = {_text(written)} in {configuration.file}", "`shopfds up` applies it")]

@@ -81,8 +81,10 @@ class Engine(Protocol):
         ...
 
     def publish(self, secrets: Mapping[str, str]) -> None:
-        """Put secret files (name -> content) that are not there yet beside the rendered files, where those can be run
-        without this CLI; else do nothing.
+        """Put secret files (name -> content) beside the rendered files, where those can be run without this CLI; else
+        do nothing. Those that data were made with stay.
+
+        Raises EngineError if what is rendered now would not be for the data that there are.
         """
         ...
 

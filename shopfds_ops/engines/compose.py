@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ FILES_LABEL = "shopfds.files"
 IMAGES_LABEL = "shopfds.images"
 """On every container: the kind of its image."""
 NODE_LABEL = "shopfds.node"
+"""On every container and every volume: whose it is. What lacks it is not ours, whatever Compose project it is in."""
+NETWORK_LABEL = "shopfds.network"
+"""On every network: its name in the Compose file."""
 COMPONENT_LABEL = "shopfds.component"
 FIRST_ADDRESS = 10
 """Host part of the first steady address of a network; dynamic ones come from its upper half."""
@@ -111,14 +115,17 @@ class ComposeFiles:
         variables = {
             "settings": self.settings,
             "stack": self.stack,
+            "project": self.project,
             "record": RECORD,
             "files_label": FILES_LABEL,
+            "node_label": NODE_LABEL,
+            "network_label": NETWORK_LABEL,
             "images": self.images,
             "services": services,
             "networks": networks,
             "subnet": self.subnet,
             "dynamic": upper_half,
-            "volumes": [volume.name for service in services for volume in service.volumes],
+            "volumes": {volume.name: service.node.name for service in services for volume in service.volumes},
             "configs": {_key(source): source for node in nodes for source in node.files},
             "secrets": {name: f"{SECRETS}/{name}" for node in nodes for name in node.secrets},
             "quoted": quoted,
@@ -180,6 +187,28 @@ class ComposeFiles:
         """Of the rendered files that the node reads; a container with another one is out of date."""
         parts = [name.encode() + b"\0" + files[f"{self.name}/{name}"] for name in node.files]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a docker-compose.yml was rendered for: the Compose project, and the folder of the stack."""
+
+    stack: str
+    project: Path
+
+
+def origin(file: Path) -> Origin | None:
+    """The origin of a rendered docker-compose.yml; None if there is none, or it does not say."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        stack, project = (
+            str(json.loads(value)).replace("$$", "$")
+            for key in ("name", "  project")
+            for value in re.findall(f'^{key}: (".*")$', text, flags=re.MULTILINE)[:1]
+        )
+    except (OSError, ValueError):
+        return None
+    return Origin(stack, Path(project))
 
 
 def _digest(path: Path) -> str:

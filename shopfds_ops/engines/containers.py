@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from python_on_whales import DockerClient
 from python_on_whales.exceptions import DockerException
 
 from shopfds_ops.engines.base import NodeState, State
-from shopfds_ops.engines.daemon import SERVICE_LABEL, STACK_LABEL
+from shopfds_ops.engines.compose import NETWORK_LABEL, NODE_LABEL
+from shopfds_ops.engines.daemon import FOLDER_LABEL, SERVICE_LABEL, STACK_LABEL
 from shopfds_ops.errors import EngineError
 
 VOLUME_LABEL = "com.docker.compose.volume"
@@ -67,6 +67,11 @@ class Container:
         return self.labels[SERVICE_LABEL]
 
     @property
+    def folder(self) -> Path:
+        """Of the docker-compose.yml that it was made from."""
+        return Path(self.labels[FOLDER_LABEL]).resolve()
+
+    @property
     def depends_on(self) -> frozenset[str]:
         """The nodes it needs: the label reads `postgres-primary:service_healthy:false,...`."""
         return frozenset(item.split(":")[0] for item in self.labels.get(DEPENDENCIES_LABEL, "").split(",") if item)
@@ -111,16 +116,21 @@ class Container:
 
 
 class Belongings:
-    """What the daemon keeps for one stack. Each question costs one or two processes of the docker client."""
+    """What the daemon keeps for one stack: what is in its Compose project and bears our own label. Somebody else's
+    project may have the same name. Each question costs one or two processes of the docker client."""
 
-    def __init__(self, docker: DockerClient, stack: str) -> None:
+    def __init__(self, client: Sequence[str], stack: str) -> None:
         self.stack = stack
-        self._client = [str(part) for part in docker.client_config.docker_cmd]
-        self._label = f"label={STACK_LABEL}={stack}"
+        self._client = client
+        self._in_project = ("--filter", f"label={STACK_LABEL}={stack}")
+
+    def named(self, stack: str) -> Belongings:
+        """What the daemon keeps for a stack of another name."""
+        return Belongings(self._client, stack)
 
     def containers(self) -> list[Container]:
         """All containers in any state, those of jobs and `docker compose run` too."""
-        ids = self.ask("ps", "--all", "--quiet", "--no-trunc", "--filter", self._label).split()
+        ids = self.ask("ps", "--all", "--quiet", "--no-trunc", *self._labelled(NODE_LABEL)).split()
         if not ids:
             return []
         # One that is gone by now makes the exit status 1; the others are described all the same.
@@ -135,24 +145,42 @@ class Belongings:
     def volumes(self) -> dict[str, Path]:
         """The volumes by their names in the Compose file, and where the daemon keeps them on its machine."""
         columns = f'{{{{.Label "{VOLUME_LABEL}"}}}}\t{{{{.Mountpoint}}}}'
-        rows = self.ask("volume", "ls", "--filter", self._label, "--format", columns).splitlines()
+        rows = self.ask("volume", "ls", *self._labelled(NODE_LABEL), "--format", columns).splitlines()
         pairs = (row.split("\t") for row in rows)
         return {name: Path(place) for name, place in pairs}
 
+    def foreign(self) -> list[str]:
+        """Containers and volumes in the Compose project that are not ours: it is somebody else's."""
+        ours = f'{{{{.Label "{NODE_LABEL}"}}}}'
+        rows = [
+            *self.ask("ps", "--all", *self._in_project, "--format", f"container {{{{.Names}}}}\t{ours}").splitlines(),
+            *self.ask("volume", "ls", *self._in_project, "--format", f"volume {{{{.Name}}}}\t{ours}").splitlines(),
+        ]
+        return [name for name, node in (row.split("\t") for row in rows) if not node]
+
+    def folders(self) -> set[Path]:
+        """Those of the docker-compose.yml files of which the containers were made."""
+        column = f'{{{{.Label "{FOLDER_LABEL}"}}}}'
+        rows = self.ask("ps", "--all", *self._labelled(NODE_LABEL), "--format", column).splitlines()
+        return {Path(row).resolve() for row in rows}
+
     def remove_networks(self) -> None:
-        self._remove("network")
+        self._remove("network", NETWORK_LABEL)
 
     def remove_volumes(self) -> None:
-        self._remove("volume")
+        self._remove("volume", NODE_LABEL)
 
-    def _remove(self, kind: str) -> None:
-        names = self.ask(kind, "ls", "--quiet", "--filter", self._label).split()
+    def _remove(self, kind: str, label: str) -> None:
+        names = self.ask(kind, "ls", "--quiet", *self._labelled(label)).split()
         if names:
             self.ask(kind, "rm", *names)
 
-    def owns(self, labels: Mapping[str, str]) -> bool:
-        """Whether something with these labels belongs to the stack."""
-        return labels.get(STACK_LABEL) == self.stack
+    def _labelled(self, label: str) -> tuple[str, ...]:
+        return (*self._in_project, "--filter", f"label={label}")
+
+    def owns_network(self, labels: Mapping[str, str]) -> bool:
+        """Whether a network with these labels belongs to the stack."""
+        return labels.get(STACK_LABEL) == self.stack and NETWORK_LABEL in labels
 
     def ask(self, *arguments: str, gone: str | None = None) -> str:
         """What the docker client answers on stdout. Raises EngineError for a failure, unless it says `gone`."""

@@ -72,7 +72,7 @@ class DockerEngine:
     @cached_property
     def _ours(self) -> Belongings:
         daemon.require()
-        return Belongings(self._docker, self._place.stack)
+        return Belongings(self._client, self._place.stack)
 
     # -- images and files ----------------------------------------------------------------------------------------
 
@@ -93,7 +93,13 @@ class DockerEngine:
         return self._compose.sources(topology, files)
 
     def publish(self, secrets: Mapping[str, str]) -> None:
-        self._write_secrets({name: text for name, text in secrets.items() if not self._secret(name).exists()})
+        known = daemon.look().obstacle is None
+        if known:
+            self._require_own_data()
+        # New data are made with what is there; for data that are there already, `up` changes secrets node by node.
+        overwritten = known and not self._ours.volumes()
+        stale = self._stale(secrets)
+        self._write_secrets({name: stale[name] for name in stale if overwritten or not self._secret(name).exists()})
 
     def provide(self, sink: Sink) -> None:
         daemon.require()
@@ -107,6 +113,7 @@ class DockerEngine:
             raise EngineError("there are no images yet", remedy=docker_checks.IMAGES_REMEDY)
 
     def preflight(self, nodes: Sequence[Node]) -> None:
+        self._require_own_data()
         docker_checks.require_images(self._images.missing(self._compose.images))
         down = docker_checks.down(nodes, self._ours.nodes())
         if down:
@@ -114,15 +121,28 @@ class DockerEngine:
             docker_checks.require_space(self._ours)
             docker_checks.require_subnet(self._ours, self._place.subnet)
 
+    def _require_own_data(self) -> None:
+        """Raise EngineError if the data that would be used are not this stack's, or not for its images."""
+        docker_checks.require_own_name(self._ours, self._place)
+        docker_checks.require_data_in_reach(self._ours, self._place)
+        if self._ours.volumes():
+            record = images.recorded(self._place.file)
+            docker_checks.require_same_servers(self._compose.images, record, self._kind_in_use())
+
     def prepare(self, topology: Topology, rendered: Mapping[str, bytes], secrets: Mapping[str, str]) -> Sequence[str]:
         containers = self._ours.nodes()
         self._remove([item for name, item in containers.items() if name not in topology.names])
-        stale = {name: text for name, text in secrets.items() if _content(self._secret(name)) != text.encode()}
+        # Compose keeps a container though it reads its files where they no longer are, since the folder was moved.
+        here = self._place.folder.resolve()
+        moved = [item for name, item in containers.items() if name in topology.names and item.folder != here]
+        self._remove(moved)
+        stale = self._stale(secrets)
         changed = [
             containers[node.name]
             for node in topology
             if node.name in containers
             and containers[node.name].alive
+            and containers[node.name] not in moved
             and (
                 stale.keys() & set(node.secrets)
                 or containers[node.name].labels.get(FILES_LABEL) != self._compose.digest(node, rendered)
@@ -133,7 +153,12 @@ class DockerEngine:
         # files are new already; a container keeps those it was started with, and its label tells which they are.)
         self._stop(changed)
         self._write_secrets(stale)
-        return [item.node for item in changed]
+        restarted = {item.node for item in (*changed, *moved) if item.alive}
+        return [node.name for node in topology if node.name in restarted]
+
+    def _stale(self, secrets: Mapping[str, str]) -> dict[str, str]:
+        """Those of the secret files that are missing or differ."""
+        return {name: text for name, text in secrets.items() if _content(self._secret(name)) != text.encode()}
 
     def _secret(self, name: str) -> Path:
         return self._place.folder / SECRETS / name
@@ -160,9 +185,7 @@ class DockerEngine:
         # our own gates do, and they know what to say when a node never is.
         for wave in reversed(list(waves({node.name: node.depends_on for node in nodes}))):
             with docker_checks.explained(self._place.subnet):
-                self._docker.compose.up(
-                    wave, detach=True, dependencies=False, pull="never", remove_orphans=True, quiet=True
-                )
+                self._docker.compose.up(wave, detach=True, dependencies=False, pull="never", quiet=True)
         after = self._ours.nodes()
         return [node.name for node in nodes if _life(after.get(node.name)) != _life(before.get(node.name))]
 
@@ -192,6 +215,7 @@ class DockerEngine:
                 self._docker.container.remove([item.id for item in containers], force=True)
 
     def shutdown(self) -> None:
+        docker_checks.require_own_checkout(self._ours, self._place)
         self._remove(self._ours.containers())
         self._ours.remove_networks()
 
@@ -315,6 +339,7 @@ class DockerEngine:
                 self._docker.volume.remove([f"{self._place.stack}_{name}" for name in names])
 
     def remove(self) -> None:
+        docker_checks.require_data_in_reach(self._ours, self._place)
         self._ours.remove_volumes()
         shutil.rmtree(self._place.folder / SECRETS, ignore_errors=True)
 

@@ -66,7 +66,7 @@ class Release:
     @property
     def components(self) -> tuple[str, ...]:
         """The parts of its archive that hold the servers."""
-        return COMPONENTS[self.distribution]
+        return ARCHIVE_COMPONENTS[self.distribution]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,18 @@ class Decision:
 
 
 def contract(server: str, version: tuple[int, ...]) -> Contract:
-    """The contract of a server's image; the same for both kinds."""
-    if server == "postgres":
+    """The contract of a server's image; the same for both kinds. Raises KeyError for a server that is none of ours."""
+    folders = {
         # docker-library/postgres, Dockerfile-debian.template: group and user postgres are 999; the data volume is
         # /var/lib/postgresql/data up to 17, and /var/lib/postgresql from 18 on.
-        return Contract(999, 999, "/var/lib/postgresql" if version >= (18,) else "/var/lib/postgresql/data")
-    if server == "redis":
+        "postgres": "/var/lib/postgresql" if version >= (18,) else "/var/lib/postgresql/data",
         # redis/docker-library-redis, debian/Dockerfile: group and user redis are 999; /data is theirs, and the volume.
-        return Contract(999, 999, "/data")
-    # docker-library/rabbitmq, ubuntu/Dockerfile: group and user rabbitmq are 999; RABBITMQ_DATA_DIR, /var/lib/rabbitmq,
-    # is theirs, and the volume.
-    return Contract(999, 999, "/var/lib/rabbitmq")
+        "redis": "/data",
+        # docker-library/rabbitmq, ubuntu/Dockerfile: group and user rabbitmq are 999; RABBITMQ_DATA_DIR,
+        # /var/lib/rabbitmq, is theirs, and the volume.
+        "rabbitmq": "/var/lib/rabbitmq",
+    }
+    return Contract(999, 999, folders[server])
 
 
 def registry(images: Images) -> ImageSet:

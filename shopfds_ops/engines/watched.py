@@ -16,6 +16,7 @@ LAST_LINES = 12
 PATIENCE = 3.0
 """Seconds in which a command that is told to end does so."""
 NO_SPACE = ("no space left on device", "disk quota exceeded", "not enough free space")
+SPACE_REMEDY = "free some: `docker system df` says what Docker uses, `docker system prune` removes what is unused"
 
 
 def watch(
@@ -84,10 +85,11 @@ def follow_lines(output: IO[bytes], follow: Callable[[str], None]) -> deque[str]
 def failure(what: str, remedy: str, lines: Sequence[Any]) -> EngineError:
     """The error for a command that failed; a full disk is named as what it is."""
     details = "\n".join(str(line) for line in lines)
-    if any(sign in details.lower() for sign in NO_SPACE):
-        return EngineError(
-            f"{what}: no space left on the disk",
-            remedy="free some: `docker system df` says what Docker uses, `docker system prune` removes what is unused",
-            details=details,
-        )
+    if lacks_space(details):
+        return EngineError(f"{what}: no space left on the disk", remedy=SPACE_REMEDY, details=details)
     return EngineError(what, remedy=remedy, details=details)
+
+
+def lacks_space(said: str) -> bool:
+    """Whether what a command said tells of a full disk."""
+    return any(sign in said.lower() for sign in NO_SPACE)

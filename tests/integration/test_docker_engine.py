@@ -228,15 +228,19 @@ def test_what_compose_alone_needs_is_taken_away(shop: Project, node: str) -> Non
     assert job not in shop.stack().engine.states()
 
 
-def test_a_subnet_of_somebody_else_is_named(shop: Project, offline_images: None) -> None:
-    subnet = container(shop)["NetworkSettings"]["Networks"]
-    taken = next(item["IPAddress"] for name, item in subnet.items() if name.endswith("redis-cluster"))
+def test_a_subnet_of_somebody_else_is_named(shop: Project, docker_project: Project) -> None:
+    networks = container(shop)["NetworkSettings"]["Networks"]
+    taken = next(item["IPAddress"] for name, item in networks.items() if name.endswith("redis-cluster"))
     overlapping = f"{taken.rpartition('.')[0]}.0/24"
-    other = {"SHOPFDS_DOCKER__NAME": "shopfds-test-overlap", "SHOPFDS_DOCKER__SUBNET": overlapping}
-    said = shop.run("start", NODE, env=other | {"SHOPFDS_PORTS__OFFSET": "30000"})
+    said = docker_project.run("start", NODE, env={"SHOPFDS_DOCKER__SUBNET": overlapping})
     assert said.returncode == 1
     assert f"{overlapping} of this stack overlaps" in said.stderr
     assert "docker.subnet" in said.stderr
+
+
+def test_a_container_swaps_nothing(shop: Project, node: str) -> None:
+    host = container(shop)["HostConfig"]
+    assert host["MemorySwap"] == host["Memory"] > 0
 
 
 def test_official_images_can_be_forced_and_a_missing_one_is_named(shop: Project, node: str) -> None:

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopfds_ops.engines.compose import FILES_LABEL, FIRST_ADDRESS, ComposeFiles, quoted
-from shopfds_ops.engines.images import recorded
+from shopfds_ops.engines.compose import FILES_LABEL, FIRST_ADDRESS, ComposeFiles, Origin, origin, quoted
+from shopfds_ops.engines.images import contract, recorded
 from shopfds_ops.settings import Settings
 from shopfds_ops.topology import HealthCheck, Network, Node, Topology
 from tests.unit.composed import CASES, IMAGES, VARIANTS, Composed, compose, composed
@@ -212,7 +212,8 @@ def test_only_the_steady_network_has_addresses(world: Composed) -> None:
         for network, member in service["networks"].items()
         if "ipv4_address" in member
     }
-    assert addressed == {name for name, entry in world.document["networks"].items() if entry} == {"redis-cluster"}
+    given = {name for name, entry in world.document["networks"].items() if "ipam" in entry}
+    assert addressed == given == {"redis-cluster"}
 
 
 def test_addresses_stay_whatever_other_setting_changes(tmp_path: Path) -> None:
@@ -271,6 +272,49 @@ def test_labels_tell_the_node_and_the_kind_of_its_image(world: Composed) -> None
         assert (labels["shopfds.node"], labels["shopfds.component"]) == (node.name, node.component)
         assert labels["shopfds.images"] == world.place.images.kind
     assert world.document["name"] == world.place.stack
+
+
+def test_volumes_and_networks_bear_our_label_too_and_that_of_a_volume_never_changes(tmp_path: Path) -> None:
+    """Compose asks to make a volume anew when its definition is another one."""
+    worlds = [compose(case, tmp_path / case) for case in CASES]
+    for world in worlds:
+        for name, network in world.document["networks"].items():
+            assert network["labels"] == {"shopfds.network": name}
+        assert world.document["volumes"] == worlds[0].document["volumes"]
+        for node in world.topology:
+            for volume in node.volumes:
+                labels = world.document["volumes"][world.place.volume(node.name, volume)]["labels"]
+                assert labels == {"shopfds.node": node.name}
+
+
+def test_the_file_says_for_which_stack_it_was_made(world: Composed, tmp_path: Path) -> None:
+    file = tmp_path / "docker-compose.yml"
+    file.write_text(world.files["docker-compose.yml"])
+    assert origin(file) == Origin(world.place.stack, world.place.project)
+
+
+@pytest.mark.parametrize("folder", ["it's a $HOME", 'say "hello"', "100 % {here}"])
+def test_the_folder_of_a_stack_may_have_any_name(tmp_path: Path, folder: str) -> None:
+    world = composed(Settings(), IMAGES["registry"], tmp_path / folder)
+    file = tmp_path / "docker-compose.yml"
+    file.write_text(world.files["docker-compose.yml"])
+    assert origin(file) == Origin(world.place.stack, tmp_path / folder)
+    assert world.document["x-shopfds"]["project"] == str(tmp_path / folder)
+
+
+@pytest.mark.parametrize("text", ["", "name: shop\n", "name: 7\n", 'name: "shop', 'name: "shop"\n', "\udcff"])
+def test_a_file_of_somebody_else_says_nothing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "docker-compose.yml"
+    file.write_text(text, errors="surrogateescape")
+    assert origin(file) is None
+    assert origin(tmp_path / "absent.yml") is None
+
+
+def test_a_server_that_is_none_of_ours_has_no_contract() -> None:
+    with pytest.raises(KeyError, match="kafka"):
+        IMAGES["registry"].contract("kafka")
+    with pytest.raises(KeyError, match="kafka"):
+        contract("kafka", (3,))
 
 
 # -- quoting -----------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def test_nothing_of_the_machine_is_mounted_but_rendered_files_and_secret_files(w
             assert entry.keys() == {"file"}
             assert re.fullmatch(r"\./[a-z][\w./-]*", entry["file"])
             assert ".." not in entry["file"]
-    assert not any(world.document["volumes"].values())
+    for volume in world.document["volumes"].values():
+        assert volume.keys() <= {"labels"}
 
 
 def test_no_secret_is_anywhere_in_the_file(world: Composed) -> None:
@@ -147,6 +148,7 @@ def test_without_a_setting_nothing_is_reached_from_another_machine(tmp_path: Pat
 def test_every_service_has_limits_of_memory_processors_processes_and_open_files(world: Composed) -> None:
     for name, service in world.services.items():
         assert re.fullmatch(r"[1-9]\d*m", service["mem_limit"]), name
+        assert service["memswap_limit"] == service["mem_limit"], name  # or it may swap as much again
         assert 0 < service["cpus"] <= 2, name
         assert 0 < service["pids_limit"] <= 2500, name
         # More than the 10000 clients that Redis counts on, or it starts with fewer; no more than old daemons may give.
