@@ -65,21 +65,28 @@ def _followed(docker: Sequence[str], containers: Mapping[str, str], seen: Mappin
     def pursue(node: str, name: str, after: str) -> None:
         while not over.is_set():
             since = ["--since", after] if after else []
-            processes[node] = _open(docker, ["--follow", *since, name])
-            for stamp, line in _lines(processes[node], node):
+            process = processes[node] = _open(docker, ["--follow", *since, name])
+            if over.is_set():  # the end came while it was opened, perhaps too late for who ends them all
+                _end({node: process})
+            for stamp, line in _lines(process, node):
                 if stamp > after:  # --since includes the line that was seen last
                     after = stamp
                     lines.put(line)
             over.wait(RETURN_INTERVAL)
 
-    for node, name in containers.items():
-        threading.Thread(target=pursue, args=(node, name, seen[node]), daemon=True).start()
+    threads = [
+        threading.Thread(target=pursue, args=(node, name, seen[node]), daemon=True) for node, name in containers.items()
+    ]
+    for thread in threads:
+        thread.start()
     try:
         while True:
             yield lines.get()
     finally:
         over.set()
         _end(processes)
+        for thread in threads:
+            thread.join()
 
 
 def _open(docker: Sequence[str], options: Sequence[str]) -> subprocess.Popen[str]:
