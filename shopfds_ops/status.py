@@ -150,7 +150,8 @@ def _elsewhere(stack: Stack) -> list[Message]:
     if not names:
         return []
     text = f"engine {other} runs {len(names)} nodes of this stack, with data of its own, on the same ports"
-    return [Message("warning", text, f"`shopfds --engine {other} down`")]
+    remedy = f"`shopfds --engine {other} status` shows them, `shopfds --engine {other} down` ends them"
+    return [Message("warning", text, remedy)]
 
 
 def _messages(problems: Sequence[Problem], shown: Sequence[NodeReport]) -> list[Message]:

@@ -76,6 +76,8 @@ def pick(project: Path, settings: Settings) -> tuple[Name, str]:
         return decide(None, local=False, docker=False)  # whatever Docker has, it is taken
     said = keeps_data(project, settings, "docker")
     docker = _ran_on_docker(project, settings) if said is None else said
+    if local and docker and running(project, settings, "local"):
+        return "local", "both have data of this stack, and it is the one that runs"
     return decide(daemon.silence() if said is None else obstacle, local=local, docker=docker)
 
 
