@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from shopfds_ops.components import postgres
 from shopfds_ops.engines import images, strays
-from shopfds_ops.engines.compose import ComposeFiles
+from shopfds_ops.engines.compose import NODE_LABEL, ComposeFiles
 from tests.conftest import Project
 
 
@@ -46,6 +48,32 @@ def small_mount(workspace: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path) -> Mapping[str, str]:
+    """A PATH like ours, on which there is no docker command."""
+    for folder in ("/usr/bin", "/bin", "/usr/sbin", "/sbin"):
+        for program in Path(folder).iterdir():
+            link = tmp_path / program.name
+            if not program.name.startswith("docker") and not link.is_symlink():
+                link.symlink_to(program)
+    return {"PATH": str(tmp_path)}
+
+
+@pytest.fixture
+def nobody_listens() -> Mapping[str, str]:
+    return {"DOCKER_HOST": "unix:///nonexistent.sock"}
+
+
+@pytest.fixture
+def silent_socket(tmp_path: Path) -> Iterator[Mapping[str, str]]:
+    """A daemon that takes connections and never says a word."""
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(50)
+        yield {"DOCKER_HOST": f"unix://{path}"}
 
 
 def pid_of(project: Project, node: str) -> int:
@@ -123,6 +151,23 @@ def docker(*arguments: str) -> str:
 
 def of_project(project: Project) -> tuple[str, str]:
     """The arguments by which `docker ... ls` and `docker ps` list what is this project's."""
+    return "--filter", f"label=com.docker.compose.project={stack_name(project)}"
+
+
+def stack_name(project: Project) -> str:
+    """The Compose project of a project's stack."""
     settings = project.stack().settings
-    compose = ComposeFiles(project.folder, settings, images.registry(settings.images))
-    return "--filter", f"label=com.docker.compose.project={compose.stack}"
+    return ComposeFiles(project.folder, settings, images.registry(settings.images)).stack
+
+
+@contextmanager
+def a_volume(project: Project) -> Iterator[str]:
+    """A volume as the stack leaves it on Docker, by its name; removed in the end if it is still there."""
+    stack = stack_name(project)
+    labels = (f"com.docker.compose.project={stack}", "com.docker.compose.volume=redis-node-1-data", f"{NODE_LABEL}=x")
+    options = (word for label in labels for word in ("--label", label))
+    name = docker("volume", "create", *options, f"{stack}_redis-node-1-data").strip()
+    try:
+        yield name
+    finally:
+        docker("volume", "rm", "--force", name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SHOPFDS, Project
-from tests.e2e.conftest import docker
+from tests.e2e.conftest import a_volume, docker
 
 NOBODY = 65534
 
@@ -31,22 +30,6 @@ def on_auto(on_docker: Project) -> Project:
 
 
 @pytest.fixture
-def without_docker(tmp_path: Path) -> Mapping[str, str]:
-    """A PATH like ours, on which there is no docker command."""
-    for folder in ("/usr/bin", "/bin", "/usr/sbin", "/sbin"):
-        for program in Path(folder).iterdir():
-            link = tmp_path / program.name
-            if not program.name.startswith("docker") and not link.is_symlink():
-                link.symlink_to(program)
-    return {"PATH": str(tmp_path)}
-
-
-@pytest.fixture
-def nobody_listens() -> Mapping[str, str]:
-    return {"DOCKER_HOST": "unix:///nonexistent.sock"}
-
-
-@pytest.fixture
 def without_compose(docker_daemon: None, tmp_path: Path) -> Mapping[str, str]:
     """An account that has no plugins of its own; skips where the system has Compose for everybody."""
     environment = {"DOCKER_CONFIG": str(tmp_path / "docker")}
@@ -56,16 +39,6 @@ def without_compose(docker_daemon: None, tmp_path: Path) -> Mapping[str, str]:
     if asked.returncode == 0:
         pytest.skip("Compose is installed for every account of this machine")
     return environment
-
-
-@pytest.fixture
-def silent_socket(tmp_path: Path) -> Iterator[Mapping[str, str]]:
-    """A daemon that takes connections and never says a word."""
-    path = tmp_path / "docker.sock"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        server.listen(50)
-        yield {"DOCKER_HOST": f"unix://{path}"}
 
 
 def refused(project: Project, environment: Mapping[str, str], *arguments: str) -> str:
@@ -81,7 +54,9 @@ def refused(project: Project, environment: Mapping[str, str], *arguments: str) -
 
 
 def files(project: Project) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in project.folder.rglob("*") if path.is_file()}
+    """All of them, but for the lock that one command at a time holds."""
+    lock = project.folder / ".shopfds" / "lock"
+    return {path: path.read_bytes() for path in project.folder.rglob("*") if path.is_file() and path != lock}
 
 
 # -- Docker cannot be used ---------------------------------------------------------------------------------------
@@ -143,6 +118,18 @@ def test_a_socket_that_is_closed_to_the_user_is_named(
     assert "DOCKER_HOST" in said.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "engine"])
+def test_a_context_of_another_machine_is_named(
+    docker_daemon: None, on_docker: Project, tmp_path: Path, command: str
+) -> None:
+    far = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_CONTEXT": "far", "DOCKER_HOST": ""}
+    create = ["docker", "context", "create", "far", "--docker", "host=tcp://192.0.2.1:2376"]
+    subprocess.run(create, env=os.environ | far | {"DOCKER_CONTEXT": ""}, check=True, capture_output=True)
+    said = refused(on_docker, far, "status") if command == "status" else on_docker.run("engine", env=far).stderr
+    assert "context far (tcp://192.0.2.1:2376) is another machine" in said
+    assert "unset DOCKER_CONTEXT" in said
+
+
 # -- the choice --------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +171,33 @@ def test_auto_does_not_leave_a_stack_on_docker_when_its_daemon_is_down(
         assert said.returncode == 1
         assert "made on it" in said.stderr
         assert "does not answer" in said.stderr
+
+
+def test_auto_asks_which_is_meant_where_both_have_data_and_docker_does_not_answer(
+    docker_daemon: None, on_auto: Project, nobody_listens: Mapping[str, str]
+) -> None:
+    kept = on_auto.folder / ".shopfds" / "local" / "volumes" / "redis-node-1" / "data"
+    secrets = on_auto.folder / "infrastructure" / "docker" / "secrets"
+    for folder in (kept, secrets):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    with a_volume(on_auto):
+        assert on_auto.json("engine")["data"]["chosen"] == "docker"
+    for command in (("status",), ("up",), ("config", "path")):
+        said = refused(on_auto, nobody_listens, *command)
+        assert "both engines have data" in said
+        assert "does not answer at unix:///nonexistent.sock" in said
+        assert "DOCKER_HOST" in said
+        assert "--engine local" in said
+
+    told = on_auto.json("engine", env=nobody_listens)
+    assert told["exit_code"] == 1
+    assert told["data"]["chosen"] is None
+    assert [(one["name"], one["has_data"]) for one in told["data"]["engines"]] == [("docker", None), ("local", True)]
+    assert "--engine local" in on_auto.run("engine", env=nobody_listens).stderr
+    assert "both engines have data" in on_auto.run("doctor", env=nobody_listens).stdout
+    assert on_auto.ok("config", "get", "engine", env=nobody_listens) == "auto\n"
+    assert on_auto.run("--engine", "local", "engine", env=nobody_listens).returncode == 0
 
 
 def test_engine_tells_of_both_in_ascii(docker_daemon: None, on_docker: Project) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import psycopg
 import pytest
 
 from shopfds_ops.components import postgres
 from tests.conftest import Project
-from tests.e2e.conftest import add_user, left_over
+from tests.e2e.conftest import a_volume, add_user, left_over
 
 PART = ("--only", "postgres", "--no-seed")
 
@@ -93,3 +93,45 @@ def test_secrets_stay_while_the_other_engine_has_data_that_need_them(checkout: P
     assert names(on_local) == {"local"}
     on_local.ok("down", "--volumes", "--yes")
     assert not env.exists()
+
+
+def test_secrets_stay_while_docker_cannot_say_whether_it_has_data(
+    checkout: Project, silent_socket: Mapping[str, str]
+) -> None:
+    on_local, env = switched(checkout, "local"), checkout.folder / ".env"
+    on_local.ok("render")
+    made = env.read_text()
+    said = on_local.run("down", "--volumes", "--yes", env=silent_socket)
+    assert said.returncode == 0, said.stderr
+    assert "the secrets stay: engine docker may have data" in said.stderr
+    assert "does not answer within" in said.stderr
+    assert env.read_text() == made
+
+    with a_volume(on_local):
+        assert "the secrets stay: engine docker has data" in on_local.run("down", "--volumes", "--yes").stderr
+        assert env.read_text() == made
+    on_local.ok("down", "--volumes", "--yes")
+    assert not env.exists()
+
+
+def test_forgotten_secrets_are_forgotten_in_the_files_for_docker_too(checkout: Project) -> None:
+    files = checkout.folder / "infrastructure" / "docker" / "secrets"
+    checkout.ok("render")
+    before = {path.name: path.read_text() for path in files.iterdir()}
+    assert before
+    checkout.ok("--engine", "local", "down", "--volumes", "--yes")
+    assert not (checkout.folder / ".env").exists()
+    assert not files.exists()
+    checkout.ok("render")
+    assert all((files / name).read_text() != text for name, text in before.items())
+
+
+def test_auto_stays_with_the_engine_that_runs_where_both_have_data(checkout: Project) -> None:
+    checkout.ok("up", *PART)
+    checkout.ok("down")
+    checkout.ok("--engine", "local", "up", *PART)
+    checkout.ok("config", "set", "engine", "auto")
+    chosen = checkout.json("engine")["data"]
+    assert (chosen["chosen"], "runs" in chosen["reason"]) == ("local", True)
+    checkout.ok("down")
+    assert checkout.json("engine")["data"]["chosen"] == "docker"
