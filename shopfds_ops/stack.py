@@ -267,6 +267,7 @@ class Stack:
         """Stop nodes and start them again, under one lock."""
         nodes = self._selected(names, ())
         with self._lock():
+            self.engine.preflight(nodes)  # what could not be started again is not stopped
             self.engine.stop(nodes)
             return self._started(nodes, timeout, sink)
 
