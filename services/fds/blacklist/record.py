@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 
 from services.fds.blacklist import statements
+from services.fds.blacklist.connection import Connection, connect, explained, fetch
 from services.fds.blacklist.entries import Entry, Kind, Proposal, Target
-from services.fds.blacklist.errors import UnavailableError
 
 Action = Literal["added", "extended", "replaced", "unchanged", "ttl", "removed", "expired"]
-Connection = psycopg.AsyncConnection[DictRow]
-
 LOCK = 0x5348_4F50_4644_5301
 """The advisory lock that orders changes: whoever holds it may commit a change and then apply it to the copy."""
-LOCK_SECONDS = 30
 SWEEPER = "shopfds"
 """The actor of changes that time makes."""
 PAGE = 2000
@@ -114,9 +111,9 @@ class Record:
 
     async def all(self) -> AsyncIterator[Entry]:
         """Every active entry, oldest first, as of one moment; read in pages on a connection of its own."""
-        with _explained():
+        with explained():
             async with (
-                await _connect(self._conninfo) as connection,
+                await connect(self._conninfo) as connection,
                 connection.transaction(),
                 connection.cursor("blacklist") as cursor,
             ):
@@ -132,16 +129,16 @@ class Record:
         Without it, two changes of one entry could be committed in one order and applied in the other.
         """
         async with self._writing:
-            with _explained():
+            with explained():
                 if self._writer is None or self._writer.closed:
-                    self._writer = await _connect(self._conninfo)
+                    self._writer = await connect(self._conninfo)
                 try:
                     await self._writer.execute(statements.LOCK, {"lock": LOCK})
                 except psycopg.OperationalError as error:
                     if isinstance(error, psycopg.errors.LockNotAvailable):
                         raise
                     await self._writer.close()  # an idle connection that the server's restart cut off
-                    self._writer = await _connect(self._conninfo)
+                    self._writer = await connect(self._conninfo)
                     await self._writer.execute(statements.LOCK, {"lock": LOCK})
             writer = self._writer
             try:
@@ -154,14 +151,14 @@ class Record:
 
     async def _read(self, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
         async with self._reading:
-            with _explained():
+            with explained():
                 if self._reader is not None and not self._reader.closed:
                     try:
-                        return await _rows(self._reader, query, parameters)
+                        return await fetch(self._reader, query, parameters)
                     except psycopg.OperationalError:
                         await self._reader.close()  # cut off; a new connection may do
-                self._reader = await _connect(self._conninfo)
-                return await _rows(self._reader, query, parameters)
+                self._reader = await connect(self._conninfo)
+                return await fetch(self._reader, query, parameters)
 
 
 class Changing:
@@ -173,7 +170,7 @@ class Changing:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """All or nothing. Expired entries are swept first, so that nobody extends what is over."""
-        with _explained():
+        with explained():
             async with self._connection.transaction():
                 await self._connection.execute(statements.SWEEP, {"actor": SWEEPER})
                 yield
@@ -184,8 +181,8 @@ class Changing:
 
     async def propose_many(self, proposals: Sequence[Proposal], actor: str, *, replace: bool) -> dict[Action, int]:
         """As `propose`, but tells only how many of each action."""
-        with _explained():
-            rows = await _rows(self._connection, statements.PROPOSE_MANY, _columns(proposals, actor, replace))
+        with explained():
+            rows = await fetch(self._connection, statements.PROPOSE_MANY, _columns(proposals, actor, replace))
         return {row["action"]: row["entries"] for row in rows}
 
     async def remove(self, targets: Sequence[Target], actor: str, reason: str) -> list[Change]:
@@ -202,8 +199,8 @@ class Changing:
 
     async def unapplied(self) -> list[tuple[Target, Entry | None]]:
         """The values whose last change the copy may lack, with the entry as it is now (None: not listed)."""
-        with _explained():
-            rows = await _rows(self._connection, statements.UNAPPLIED, {})
+        with explained():
+            rows = await fetch(self._connection, statements.UNAPPLIED, {})
         return [
             (Target(Kind(row["kind"]), row["value"]), _entry(row) if row["created_at"] is not None else None)
             for row in rows
@@ -211,54 +208,18 @@ class Changing:
 
     async def settled(self) -> None:
         """The copy has everything up to now: since we hold the lock, nobody else can have changed anything."""
-        with _explained():
+        with explained():
             await self._connection.execute(statements.APPLIED)
 
     async def _changes(self, query: str, parameters: Mapping[str, Any]) -> list[Change]:
-        with _explained():
-            rows = await _rows(self._connection, query, parameters)
+        with explained():
+            rows = await fetch(self._connection, query, parameters)
         changes: list[Change] = []
         for row in rows:
             target = Target(Kind(row["kind"]), row["value"])
             before, after = (_entry_of_json(target, row[name]) for name in ("before", "after"))
             changes.append(Change(target, row["action"], before, after))
         return changes
-
-
-class _explained:  # noqa: N801  # used like a function
-    """Turns what psycopg raises into one line and a remedy."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, psycopg.Error):
-            return
-        line = str(error).strip().partition("\n")[0]
-        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
-            raise UnavailableError("the blacklist's tables do not exist", remedy="run `shopfds migrate`") from error
-        if isinstance(error, psycopg.errors.LockNotAvailable):
-            raise UnavailableError(
-                f"another change of the blacklist has been under way for {LOCK_SECONDS} s", remedy="try again"
-            ) from error
-        raise UnavailableError(
-            f"the blacklist's record in PostgreSQL does not answer: {line}", remedy="see `shopfds status postgres`"
-        ) from error
-
-
-async def _connect(conninfo: str) -> Connection:
-    return await psycopg.AsyncConnection.connect(
-        conninfo,
-        autocommit=True,
-        row_factory=dict_row,
-        connect_timeout=3,
-        options=f"-c timezone=UTC -c lock_timeout={LOCK_SECONDS}s -c application_name=shopfds-blacklist",
-    )
-
-
-async def _rows(connection: Connection, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
-    cursor = await connection.execute(query.encode(), parameters)
-    return await cursor.fetchall()
 
 
 def _arrays(targets: Collection[Target]) -> dict[str, Any]:
