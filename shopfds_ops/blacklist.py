@@ -17,10 +17,10 @@ from services.fds.blacklist.errors import (
     InvalidValueError,
     NotListedError,
 )
-from services.fds.blacklist.lookup import Verdict
 from services.fds.blacklist.manager import BlacklistManager, Changed, Copied, Imported
 from services.fds.blacklist.rebuild import Rebuilt
 from services.fds.blacklist.record import Page, Revision
+from services.fds.blacklist.verdict import Verdict
 from shopfds_ops.components import postgres, redis_cluster
 from shopfds_ops.components.base import Live
 from shopfds_ops.errors import DataError, ShopfdsError, UsageError

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from services.fds.blacklist.cluster_copy import Answers, ClusterCopy
-from services.fds.blacklist.entries import Entry, Kind, Target
+from services.fds.blacklist.entries import Kind, Target
 from services.fds.blacklist.errors import CopyUnavailableError
 from services.fds.blacklist.keys import Lengths, bucket_of, decode, key_of, questions
 from services.fds.blacklist.record import Record
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A value that was asked about, and the entry that lists it (a range, a parent domain, or the value itself)."""
-
-    asked: Target
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer about all values together. `source` says who gave it; `detour` why it was not a master of the copy."""
-
-    hits: tuple[Hit, ...]
-    source: Literal["master", "replica", "record"]
-    detour: str = ""
-
-    @property
-    def listed(self) -> bool:
-        return bool(self.hits)
+from services.fds.blacklist.verdict import Hit, Verdict
 
 
 class Lookup:

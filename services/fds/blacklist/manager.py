@@ -12,9 +12,10 @@ from services.fds.blacklist.cluster_copy import WRITE_SECONDS, ClusterCopy
 from services.fds.blacklist.entries import Entry, Kind, Order, Proposal, Target, parse_actor, parse_reason
 from services.fds.blacklist.errors import CopyUnavailableError, NotListedError, UnavailableError
 from services.fds.blacklist.keys import MARKERS, Lengths
-from services.fds.blacklist.lookup import Lookup, Verdict
+from services.fds.blacklist.lookup import Lookup
 from services.fds.blacklist.rebuild import BULK_SECONDS, Notify, Rebuilt, command_of, marker_commands, rebuild
 from services.fds.blacklist.record import Action, Change, Changing, Page, Record, Revision
+from services.fds.blacklist.verdict import Verdict
 
 CHUNK = 10_000
 """Entries that one statement of an import writes."""
