@@ -218,17 +218,25 @@ def _lag_bytes(standby: _Answer, primary: _Answer | None) -> int | None:
 
 
 def _lag_seconds(standby: _Answer, primary: _Answer | None, beat: float) -> float | None:
-    """For how long the standby has owed a heartbeat: 0 when it shows the primary's last one.
-
-    The first one it owes came `beat` seconds after the one it shows, or is the primary's last.
-    """
-    if primary is None or primary.heartbeat is None or standby.heartbeat is None:
+    if primary is None:
         return None
-    if standby.heartbeat >= primary.heartbeat:
-        stale = (primary.rows["now"] - primary.heartbeat).total_seconds() > HEARTBEAT_STALE_SECONDS
-        return None if stale else 0.0
-    owed = min(primary.heartbeat, standby.heartbeat + dt.timedelta(seconds=beat))
-    return max(0.0, float((primary.rows["now"] - owed).total_seconds()))
+    return heartbeat_lag(standby.heartbeat, primary.heartbeat, primary.rows["now"], beat)
+
+
+def heartbeat_lag(
+    shown: dt.datetime | None, written: dt.datetime | None, now: dt.datetime, beat: float
+) -> float | None:
+    """For how many seconds a standby has owed a heartbeat: 0 when it shows the primary's last one; None when unknown.
+
+    `shown`: the heartbeat on the standby; `written`: the one on the primary, whose clock shows `now`; `beat`: seconds
+    between two. The first one it owes came `beat` seconds after the one it shows, or is the primary's last.
+    """
+    if written is None or shown is None:
+        return None
+    if shown >= written:
+        return None if (now - written).total_seconds() > HEARTBEAT_STALE_SECONDS else 0.0
+    owed = min(written, shown + dt.timedelta(seconds=beat))
+    return max(0.0, (now - owed).total_seconds())
 
 
 def _position(lsn: str) -> int:
