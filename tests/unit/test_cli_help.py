@@ -18,7 +18,7 @@ COMMANDS = (
     "setup up down start stop restart kill ps logs exec status doctor engine init render config migrate seed reset-db"
     " blacklist"
 )
-HEAVY = ("alembic", "faker", "jinja2", "pika", "psycopg", "redis", "sqlalchemy")
+HEAVY = ("alembic", "faker", "jinja2", "numpy", "pika", "psycopg", "redis", "sklearn", "sqlalchemy")
 LOOK = f"""
 import json, sys
 sys.argv = ["shopfds", *json.loads(sys.stdin.read())]
