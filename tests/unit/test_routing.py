@@ -1,4 +1,4 @@
-"""Routing without servers: tokens, what counts as an outage, and that nobody waits long for servers that are not there."""
+"""Routing without servers: tokens, what an outage is, and that nobody waits long for servers that are not there."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_messages_are_one_line() -> None:
 
 
 def test_a_wait_for_connections_shorter_than_the_detection_of_a_frozen_server_is_refused() -> None:
-    with pytest.raises(ValueError, match="acquire_timeout must be over 2.25 s"):
+    with pytest.raises(ValueError, match=r"acquire_timeout must be over 2\.25 s"):
         RoutingConfig(acquire_timeout=1, judge_interval=0.5, judge_timeout=0.75, connect_timeout=1)
 
 
