@@ -73,7 +73,7 @@ class Store:
         """
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         manifest = Manifest(
-            **findings.model_dump(),
+            **findings.model_dump(include=set(Findings.model_fields)),
             version=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
             created_at=now,
             model_sha256=hashlib.sha256(model).hexdigest(),
