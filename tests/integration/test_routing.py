@@ -427,7 +427,9 @@ async def test_two_servers_that_are_mistaken_for_each_other_are_not_used_as_such
 # -- the primary fails -------------------------------------------------------------------------------------------
 
 
-async def attempts(databases: Databases, prefix: str, writers: int = 50) -> tuple[list[float], list[PrimaryUnavailableError]]:
+async def attempts(
+    databases: Databases, prefix: str, writers: int = 50
+) -> tuple[list[float], list[PrimaryUnavailableError]]:
     """Writes at once: how long each took (seconds), and what those that failed raised."""
     took: list[float] = []
     errors: list[PrimaryUnavailableError] = []

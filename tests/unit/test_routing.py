@@ -46,7 +46,7 @@ def conninfo(port: int) -> str:
 
 
 async def one(session: AsyncSession) -> int:
-    return (await session.execute(text("SELECT 1"))).scalar_one()
+    return int((await session.execute(text("SELECT 1"))).scalar_one())
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------
