@@ -31,7 +31,8 @@ COUNT_LIMIT = 1_000_000
 _TABLES = """
 SELECT schemaname, relname, greatest(n_live_tup, 0)::bigint
 FROM pg_stat_user_tables
-WHERE schemaname = ANY (%s) AND relname NOT IN ('alembic_version', 'seed_batches', 'blacklist_applied')
+WHERE schemaname = ANY (%s)
+  AND relname NOT IN ('alembic_version', 'seed_batches', 'blacklist_applied', 'blacklist_workers')
 ORDER BY schemaname, relname
 """
 

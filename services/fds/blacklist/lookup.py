@@ -1,13 +1,16 @@
-"""The question to the blacklist: is any of these values listed? The copy answers; where it cannot, the record does."""
+"""The question to the blacklist: is any of these values listed? The snapshot answers, or the copy, or the record."""
 
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.fds.blacklist.cluster_copy import Answers, ClusterCopy
 from services.fds.blacklist.entries import Kind, Target
 from services.fds.blacklist.errors import CopyUnavailableError
+from services.fds.blacklist.follower import Follower
 from services.fds.blacklist.keys import Lengths, bucket_of, decode, key_of, questions
 from services.fds.blacklist.record import Record
 from services.fds.blacklist.verdict import Hit, Verdict
@@ -16,13 +19,28 @@ from services.fds.blacklist.verdict import Hit, Verdict
 class Lookup:
     """Asks about values. Remembers the prefix lengths in use between questions; every answer corrects them."""
 
-    def __init__(self, copy: ClusterCopy, record: Record) -> None:
+    def __init__(self, copy: ClusterCopy, record: Record, follower: Follower | None = None) -> None:
         self._copy = copy
         self._record = record
+        self._follower = follower
         self._lengths = Lengths()
 
     async def check(self, targets: Sequence[Target]) -> Verdict:
-        """Whether any of `targets` is listed now: one round trip to the copy.
+        """Whether any of `targets` is listed now: no round trip while the snapshot of this process may decide.
+
+        Raises UnavailableError if nobody can answer; an error is never "not listed".
+        """
+        if self._follower is None:
+            return await self.check_copy(targets)
+        snapshot = self._follower.snapshot
+        if snapshot is not None:
+            return Verdict(snapshot.hits(targets, time.time_ns() // 1_000_000), "snapshot")
+        verdict = await self.check_copy(targets)
+        why = f"the snapshot of this worker cannot be used: {self._follower.following.problem}"
+        return replace(verdict, detour=f"{why}; {verdict.detour}" if verdict.detour else why)
+
+    async def check_copy(self, targets: Sequence[Target]) -> Verdict:
+        """The copy's answer, in one round trip; the record's where the copy cannot tell.
 
         A second one follows only when a range of a length that this process has not met was added. Raises
         UnavailableError if neither copy nor record can answer; an error is never "not listed".

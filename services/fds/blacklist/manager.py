@@ -11,11 +11,13 @@ from services.common.cache import Endpoint, cluster_client
 from services.fds.blacklist.cluster_copy import WRITE_SECONDS, ClusterCopy
 from services.fds.blacklist.entries import Entry, Kind, Order, Proposal, Target, parse_actor, parse_reason
 from services.fds.blacklist.errors import CopyUnavailableError, NotListedError, UnavailableError
+from services.fds.blacklist.follower import Follower
 from services.fds.blacklist.keys import MARKERS, Lengths
 from services.fds.blacklist.lookup import Lookup
 from services.fds.blacklist.rebuild import BULK_SECONDS, Notify, Rebuilt, command_of, marker_commands, rebuild
 from services.fds.blacklist.record import Action, Change, Changing, Page, Record, Revision
 from services.fds.blacklist.verdict import Verdict
+from services.fds.blacklist.workers import Enforcement, Worker, wait_until_enforced, workers
 
 CHUNK = 10_000
 """Entries that one statement of an import writes."""
@@ -30,19 +32,22 @@ _UNREPLICATED = "no replica confirmed the change: should its master die now, the
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What was changed, and whether the copy has it. `problem` says why it has not."""
+    """What was changed, and whether the copy has it. `problem` says why it has not; `sequence` is the number of the
+    record's last change then, for `wait_until_enforced`."""
 
     changes: tuple[Change, ...]
     copied: Copied
+    sequence: int
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: how many entries of each action, and whether the copy has them."""
+    """What an import did: how many entries of each action, and whether the copy has them. The rest as in `Changed`."""
 
     counts: dict[Action, int]
     copied: Copied
+    sequence: int
     problem: str = ""
 
     @property
@@ -51,29 +56,46 @@ class Imported:
 
 
 class BlacklistManager:
-    """Changes are committed to the record first and then applied to the copy; questions go to the copy.
+    """Changes are committed to the record first and then applied to the copy; questions go to the copy, or to the
+    snapshot of a follower.
 
     An async context manager; safe for concurrent use within one event loop. Raises the errors of `errors`.
     """
 
-    def __init__(self, record: Record, copy: ClusterCopy) -> None:
+    def __init__(self, record: Record, copy: ClusterCopy, follower: Follower | None = None) -> None:
         self._record = record
         self._copy = copy
-        self._lookup = Lookup(copy, record)
+        self._follower = follower
+        self._lookup = Lookup(copy, record, follower)
 
     @classmethod
-    def connect(cls, conninfo: str, endpoints: Sequence[Endpoint], username: str, password: str) -> Self:
-        """A manager on PostgreSQL (libpq conninfo of the primary) and Redis Cluster; connects on first use."""
-        return cls(Record(conninfo), ClusterCopy(cluster_client(endpoints, username, password)))
+    def connect(
+        cls, conninfo: str, endpoints: Sequence[Endpoint], username: str, password: str, *, follow: bool = False
+    ) -> Self:
+        """A manager on PostgreSQL (libpq conninfo of the primary) and Redis Cluster; connects on first use.
+
+        With `follow` it is a worker's: from `async with` on it keeps a snapshot of its own, which answers.
+        """
+        copy = ClusterCopy(cluster_client(endpoints, username, password))
+        return cls(Record(conninfo), copy, Follower(conninfo) if follow else None)
 
     async def __aenter__(self) -> Self:
+        if self._follower is not None:
+            await self._follower.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    @property
+    def follower(self) -> Follower | None:
+        """Who keeps this process's snapshot, if anybody does."""
+        return self._follower
+
     async def aclose(self) -> None:
         """Close all connections."""
+        if self._follower is not None:
+            await self._follower.__aexit__()
         await self._copy.aclose()
         await self._record.aclose()
 
@@ -116,8 +138,9 @@ class BlacklistManager:
                     for action, count in (await changing.propose_many(chunk, who, replace=replace)).items():
                         counts[action] = counts.get(action, 0) + count
                     notify("record", start + len(chunk), len(unique))
+                sequence = await changing.sequence()
             copied, problem = await self._apply(changing, notify)
-        return Imported(counts, copied, problem)
+        return Imported(counts, copied, sequence, problem)
 
     async def remove_entry(self, kind: Kind | str, value: str, *, actor: str, reason: str) -> Changed:
         """Take a value off. Raises NotListedError."""
@@ -154,7 +177,7 @@ class BlacklistManager:
         return await self._lookup.check([Target.parse(kind, value)])
 
     async def check_order(self, order: Order) -> Verdict:
-        """Whether any value of an order is listed now, in one round trip. Raises InvalidValueError."""
+        """Whether any value of an order is listed now, in one round trip or none. Raises InvalidValueError."""
         return await self._lookup.check(order.targets())
 
     async def check_targets(self, targets: Sequence[Target], *, certain: bool = False) -> Verdict:
@@ -165,11 +188,11 @@ class BlacklistManager:
         try:
             waiting = await self._record.waiting()
         except UnavailableError as error:
-            verdict = await self._lookup.check(targets)
+            verdict = await self._lookup.check_copy(targets)
             return replace(verdict, detour=f"the record could not be asked for newer changes: {error.what}")
         if waiting:
             return await self._lookup.check_record(targets, f"the copy may lack changes ({waiting})")
-        return await self._lookup.check(targets)
+        return await self._lookup.check_copy(targets)
 
     async def list_entries(
         self,
@@ -193,6 +216,14 @@ class BlacklistManager:
     async def history(self, targets: Sequence[Target] = (), *, limit: int = 50) -> list[Revision]:
         """Changes of these targets (of all, if none is named), newest first."""
         return await self._record.history(targets, limit=limit)
+
+    async def workers(self) -> list[Worker]:
+        """Who follows the record, and how far each of them is."""
+        return await workers(self._record)
+
+    async def wait_until_enforced(self, sequence: int, seconds: float) -> Enforcement:
+        """Wait until no worker decides without the change `sequence` (see `Changed`), at most for `seconds`."""
+        return await wait_until_enforced(self._record, sequence, seconds)
 
     async def outstanding(self) -> str | None:
         """What `settle` would mend now, in words; None when the copy has everything. Changes nothing."""
@@ -226,8 +257,9 @@ class BlacklistManager:
         async with self._record.changing() as changing:
             async with changing.transaction():
                 changes = await change(changing)
+                sequence = await changing.sequence()
             copied, problem = await self._apply(changing)
-        return Changed(tuple(changes), copied, problem)
+        return Changed(tuple(changes), copied, sequence, problem)
 
     async def _apply(self, changing: Changing, notify: Notify = lambda *_: None) -> tuple[Copied, str]:
         """Bring the copy up to the record. Failing is no error: the record knows how far it came."""

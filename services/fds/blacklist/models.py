@@ -1,4 +1,4 @@
-"""Tables of the blacklist's record: what is listed now, every change that was made, and how far the copy has them."""
+"""Tables of the blacklist's record: what is listed now, every change, how far the copy and each worker have them."""
 
 from __future__ import annotations
 
@@ -72,3 +72,21 @@ class BlacklistApplied(Base):
 
     single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"), comment="Keeps it to one row")
     history_id: Mapped[int] = mapped_column(comment="blacklist_history.id of the last change in the copy")
+
+
+class BlacklistWorker(Base):
+    """A worker that decides by a snapshot of its own. While its lease lasts it may lack what came after `sequence`;
+    after that it asks the copy, until it has reported again."""
+
+    __tablename__ = "blacklist_workers"
+    __table_args__ = (
+        CheckConstraint("length(worker) BETWEEN 1 AND 200", name="worker"),
+        CheckConstraint("sequence >= 0", name="sequence"),
+        {"comment": "Which worker enforces the blacklist up to which change"},
+    )
+
+    worker: Mapped[str] = mapped_column(Text, primary_key=True, comment="Unique among all processes there ever were")
+    sequence: Mapped[int] = mapped_column(comment="blacklist_history.id of the last change it enforces; 0: none yet")
+    started_at: Mapped[CreatedAt]
+    reported_at: Mapped[dt.datetime]
+    lease_until: Mapped[dt.datetime] = mapped_column(comment="Until when its snapshot may decide with no other report")

@@ -76,23 +76,23 @@ class Record:
 
     async def find(self, targets: Collection[Target]) -> list[Entry]:
         """The active entries among exactly these targets."""
-        return [_entry(row) for row in await self._read(statements.FIND, _arrays(targets))]
+        return [entry_of_row(row) for row in await self.read(statements.FIND, _arrays(targets))]
 
     async def page(
         self, *, kind: Kind | None = None, text: str | None = None, expiring: dt.datetime | None = None, limit: int
     ) -> Page:
         """Active entries of a kind, with `text` in value or reason, that expire until `expiring`."""
-        rows = await self._read(
+        rows = await self.read(
             statements.LIST,
             {"kind": kind, "text": text.lower() if text else None, "expiring": expiring, "limit": limit},
         )
         total = rows[0]["total"] if rows else 0
-        return Page(tuple(_entry(row) for row in rows), total)
+        return Page(tuple(entry_of_row(row) for row in rows), total)
 
     async def history(self, targets: Sequence[Target] = (), *, limit: int) -> list[Revision]:
         """Changes of these targets (of all, if none is named), newest first."""
         arrays = _arrays(targets) if targets else {"kinds": None, "values": None}
-        rows = await self._read(statements.HISTORY, {**arrays, "limit": limit})
+        rows = await self.read(statements.HISTORY, {**arrays, "limit": limit})
         return [
             Revision(
                 target=Target(Kind(row["kind"]), row["value"]),
@@ -103,11 +103,11 @@ class Record:
 
     async def count(self) -> int:
         """How many entries are active."""
-        return int((await self._read(statements.COUNT, {}))[0]["entries"])
+        return int((await self.read(statements.COUNT, {}))[0]["entries"])
 
     async def waiting(self) -> int:
         """How many changes the copy may lack."""
-        return int((await self._read(statements.WAITING, {}))[0]["changes"])
+        return int((await self.read(statements.WAITING, {}))[0]["changes"])
 
     async def all(self) -> AsyncIterator[Entry]:
         """Every active entry, oldest first, as of one moment; read in pages on a connection of its own."""
@@ -120,7 +120,7 @@ class Record:
                 cursor.itersize = PAGE
                 await cursor.execute(statements.ALL)
                 async for row in cursor:
-                    yield _entry(row)
+                    yield entry_of_row(row)
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[Changing]:
@@ -149,7 +149,8 @@ class Record:
                 except psycopg.Error:
                     await writer.close()  # the lock goes with its connection
 
-    async def _read(self, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
+    async def read(self, query: str, parameters: Mapping[str, Any]) -> list[DictRow]:
+        """The rows of one of the `statements` that changes nothing; repeated once if the connection was cut off."""
         async with self._reading:
             with explained():
                 if self._reader is not None and not self._reader.closed:
@@ -169,11 +170,15 @@ class Changing:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """All or nothing. Expired entries are swept first, so that nobody extends what is over."""
+        """All or nothing. Expired entries are swept first, so that nobody extends what is over.
+
+        Whoever follows the changes is woken by the commit.
+        """
         with explained():
             async with self._connection.transaction():
                 await self._connection.execute(statements.SWEEP, {"actor": SWEEPER})
                 yield
+                await self._connection.execute(statements.NOTIFY)
 
     async def propose(self, proposals: Sequence[Proposal], actor: str, *, replace: bool) -> list[Change]:
         """List these values. Of one that is listed already the longer life wins, or with `replace` the new one."""
@@ -197,12 +202,18 @@ class Changing:
             statements.SET_EXPIRY, {**_arrays(targets), "expires_at": expires_at, "actor": actor, "reason": reason}
         )
 
+    async def sequence(self) -> int:
+        """The number of the last change, this transaction's own among them; 0 where there was none ever."""
+        with explained():
+            rows = await fetch(self._connection, statements.LAST, {})
+        return int(rows[0]["id"]) if rows else 0
+
     async def unapplied(self) -> list[tuple[Target, Entry | None]]:
         """The values whose last change the copy may lack, with the entry as it is now (None: not listed)."""
         with explained():
             rows = await fetch(self._connection, statements.UNAPPLIED, {})
         return [
-            (Target(Kind(row["kind"]), row["value"]), _entry(row) if row["created_at"] is not None else None)
+            (Target(Kind(row["kind"]), row["value"]), entry_of_row(row) if row["created_at"] is not None else None)
             for row in rows
         ]
 
@@ -217,7 +228,7 @@ class Changing:
         changes: list[Change] = []
         for row in rows:
             target = Target(Kind(row["kind"]), row["value"])
-            before, after = (_entry_of_json(target, row[name]) for name in ("before", "after"))
+            before, after = (entry_of_json(target, row[name]) for name in ("before", "after"))
             changes.append(Change(target, row["action"], before, after))
         return changes
 
@@ -237,7 +248,8 @@ def _columns(proposals: Sequence[Proposal], actor: str, replace: bool) -> dict[s
     }
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
+def entry_of_row(row: Mapping[str, Any]) -> Entry:
+    """The entry in a row of `statements.COLUMNS`."""
     return Entry(
         target=Target(Kind(row["kind"]), row["value"]),
         reason=row["reason"],
@@ -247,7 +259,8 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _entry_of_json(target: Target, said: Mapping[str, Any] | None) -> Entry | None:
+def entry_of_json(target: Target, said: Mapping[str, Any] | None) -> Entry | None:
+    """The entry in a line of the history; None where there was none."""
     if said is None:
         return None
     expires = said["expires_at"]

@@ -112,6 +112,45 @@ INSERT INTO fds.blacklist_applied (history_id) SELECT coalesce(max(id), 0) FROM 
 ON CONFLICT (single) DO UPDATE SET history_id = excluded.history_id
 """
 
+LAST = "SELECT h.id, h.at FROM fds.blacklist_history h ORDER BY h.id DESC LIMIT 1"
+
+LISTEN = "LISTEN fds_blacklist"
+NOTIFY = "NOTIFY fds_blacklist"
+
+CONSISTENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+# The report counts only where the record still has the change that it names: else the record was replaced by another.
+FOLLOW = """
+WITH report AS (
+    INSERT INTO fds.blacklist_workers (worker, sequence, reported_at, lease_until)
+    SELECT %(worker)s, %(sequence)s, clock_timestamp(), clock_timestamp() + %(lease)s
+    WHERE %(sequence)s = 0
+       OR EXISTS (SELECT FROM fds.blacklist_history h WHERE h.id = %(sequence)s AND h.at = %(at)s)
+    ON CONFLICT (worker) DO UPDATE
+    SET sequence = excluded.sequence, reported_at = excluded.reported_at, lease_until = excluded.lease_until
+)
+SELECT h.id, h.at, h.kind, h.value, h.after FROM fds.blacklist_history h
+WHERE h.id >= %(sequence)s ORDER BY h.id LIMIT %(limit)s
+"""
+
+LEAVE = """
+DELETE FROM fds.blacklist_workers w
+WHERE w.worker = %(worker)s OR w.lease_until < clock_timestamp() - %(forget)s
+"""
+
+WORKERS = """
+SELECT w.worker, w.sequence, w.started_at, w.lease_until > clock_timestamp() AS leased,
+    extract(epoch FROM clock_timestamp() - w.reported_at)::float8 AS silent,
+    count(h.id) AS changes, coalesce(extract(epoch FROM clock_timestamp() - min(h.at)), 0)::float8 AS seconds
+FROM fds.blacklist_workers w LEFT JOIN fds.blacklist_history h ON h.id > w.sequence
+GROUP BY w.worker ORDER BY w.worker
+"""
+
+ENFORCED = """
+SELECT w.worker, w.sequence >= %(sequence)s AS enforces, w.lease_until > clock_timestamp() AS leased
+FROM fds.blacklist_workers w ORDER BY w.worker
+"""
+
 HISTORY = """
 SELECT h.kind, h.value, h.action, h.at, h.actor, h.reason, h.before, h.after FROM fds.blacklist_history h
 WHERE %(kinds)s::text[] IS NULL
