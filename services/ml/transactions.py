@@ -38,8 +38,8 @@ def labelled(connection: Connection, until: dt.datetime | None = None) -> Iterat
     query = select(*COLUMNS, Transaction.label, func.coalesce(Transaction.pattern, "").label("pattern"))
     if until is not None:
         query = query.where(Transaction.created_at < until)
-    query = query.order_by(Transaction.created_at, Transaction.id)
-    for row in connection.execution_options(yield_per=PAGE).execute(query):
+    query = query.order_by(Transaction.created_at, Transaction.id).execution_options(yield_per=PAGE)
+    for row in connection.execute(query):
         yield Labelled(_payment(row), row.label, row.pattern)
 
 
