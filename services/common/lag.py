@@ -137,6 +137,7 @@ class Judge:
         self._limit = lag_limit
         self._beat = heartbeat_seconds
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Judge both once, then go on in the background."""
@@ -146,25 +147,29 @@ class Judge:
         self._tasks = [asyncio.create_task(self._keep_looking(watch), name=watch.server.name) for watch in watches]
 
     async def stop(self) -> None:
-        """End the background tasks and close their connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End the background tasks, after the look that is under way, and close their connections."""
+        self._stopping = True
+        for watch in (self._primary, self._replica):
+            watch.server.doubted.set()
+        await asyncio.gather(*self._tasks)
         await self._primary.aclose()
         await self._replica.aclose()
 
     async def _keep_looking(self, watch: Watch) -> None:
-        while True:
+        while not self._stopping:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await watch.server.doubted.wait()
-            await self._look(watch)
+            if not self._stopping:
+                await self._look(watch)
 
     async def _look(self, watch: Watch) -> None:
         await watch.look()
         before, (self.lag_seconds, self.unfit) = self.unfit, self._weigh()
-        if (before is None) != (self.unfit is None):
-            _log.warning("reads go to the %s", "replica" if self.unfit is None else f"primary: {self.unfit}")
+        if before is not None and self.unfit is None:
+            _log.info("the replica is read from")
+        elif before is None and self.unfit is not None:
+            _log.warning("the replica is not read from: %s", self.unfit)
 
     def _weigh(self) -> tuple[float | None, str | None]:
         primary, replica = self._primary.answer, self._replica.answer

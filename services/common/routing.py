@@ -184,7 +184,8 @@ class Databases:
                     committing = False
                 session.token = await self._position(connection)
         except (SQLAlchemyError, psycopg.Error) as error:
-            if outages.is_lost(error) or outages.is_read_only(error):
+            lost = outages.is_lost(error)
+            if lost or outages.is_read_only(error):
                 self._primary.doubt()
             elif not (outages.is_overload(error) or outages.is_too_long(error)):
                 raise
@@ -192,7 +193,7 @@ class Databases:
             raise PrimaryUnavailableError(
                 f"the primary did not take the write: {outages.first_line(error)}",
                 retry_after=self.config.retry_after,
-                in_doubt=committing,
+                in_doubt=committing and lost,
             ) from error
         self.counters.writes += 1
 

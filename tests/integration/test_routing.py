@@ -292,7 +292,7 @@ async def test_when_the_replica_is_killed_no_read_fails_and_they_return_to_it_by
 
 
 async def test_when_the_replica_freezes_reads_wait_once_then_go_to_the_primary_and_return(
-    databases: Databases, project: Project
+    databases: Databases, open_databases: Open, project: Project
 ) -> None:
     async with under_load(databases) as load:
         await asyncio.sleep(1)
@@ -304,6 +304,10 @@ async def test_when_the_replica_freezes_reads_wait_once_then_go_to_the_primary_a
             await asyncio.sleep(2)
             assert load.share(lost) == 0
             assert load.worst(lost) < SLACK
+            begun = time.monotonic()
+            async with open_databases() as another:  # a service that starts and stops meanwhile
+                assert await another.reading(target) == "primary"
+            assert time.monotonic() - begun < 2 * another.config.detection + SLACK
         await until(lambda: databases.judge.unfit is None)
         returned = time.monotonic()
         await asyncio.sleep(1)
@@ -471,6 +475,18 @@ async def test_when_the_primary_is_killed_reads_go_on_and_writers_are_told_at_on
     async with databases.write() as session:
         notes = (await session.scalars(text("SELECT note FROM notes"))).all()
     assert sorted(notes) == sorted(f"{when} {number}" for when in ("before", "after") for number in range(50))
+
+
+async def test_after_a_restart_of_an_idle_primary_the_first_writes_succeed(
+    databases: Databases, project: Project
+) -> None:
+    await attempts(databases, "before", databases.config.write_connections)
+    await call(project, "kill", "postgres-primary")
+    await until(lambda: databases.judge.unfit is not None)
+    await call(project, "start", "postgres-primary")
+    await until(lambda: databases.judge.unfit is None)
+    _, errors = await attempts(databases, "after", databases.config.write_connections)
+    assert errors == []  # the pool's connections were those of the server that is gone
 
 
 async def test_when_the_primary_freezes_writers_do_not_pile_up_and_nothing_is_half_done(
