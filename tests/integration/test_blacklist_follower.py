@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from services.fds.blacklist.entries import Order, Proposal, Target
+from services.fds.blacklist.errors import UnavailableError
 from services.fds.blacklist.follower import LEASE, Follower
 from services.fds.blacklist.manager import BlacklistManager, proposal
 from shopfds_ops.components import postgres, redis_cluster
@@ -31,6 +32,7 @@ TABLES = "fds.blacklist_entries, fds.blacklist_history, fds.blacklist_applied, f
 
 WORKER = """
 import asyncio, sys
+from services.fds.blacklist.errors import UnavailableError
 from services.fds.blacklist.follower import Follower
 
 async def main():
@@ -98,6 +100,13 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 20) -> fl
     return time.monotonic() - start
 
 
+async def mend(project: Project) -> None:
+    async def well() -> bool:  # a replica that was left alone for long is "behind" until the next heartbeat
+        return (await asyncio.to_thread(project.run, "up", "--no-seed")).returncode == 0
+
+    await until(well, 60)
+
+
 async def user(manager: BlacklistManager, value: str) -> tuple[bool, str]:
     verdict = await manager.check_entry("user", value)
     return verdict.listed, verdict.source
@@ -106,7 +115,6 @@ async def user(manager: BlacklistManager, value: str) -> tuple[bool, str]:
 async def test_a_change_is_enforced_by_every_worker_once_the_wait_for_it_ends(
     blacklist: BlacklistManager, live: Live
 ) -> None:
-    await blacklist.add_entry("device", "first", reason="r", actor=ME)
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(worker_of(live)) for _ in range(4)]
         for number in range(20):
@@ -296,11 +304,41 @@ async def test_a_worker_that_hears_nothing_of_the_record_asks_the_cluster_and_co
         if kill == signal.SIGSTOP:
             for process in (server, *server.children()):
                 process.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(project.ok, "up", "--no-seed")
+        await mend(project)
     assert await follower_of(worker).ready(20)
     done = await blacklist.add_entry("user", "8", reason="r", actor=ME)
     assert (await blacklist.wait_until_enforced(done.sequence, 5)).complete
     assert await user(worker, "8") == (True, "snapshot")
+
+
+async def test_without_redis_a_worker_answers_all_the_same_and_without_both_it_never_says_not_listed(
+    blacklist: BlacklistManager, worker: BlacklistManager, project: Project
+) -> None:
+    done = await blacklist.add_entry("user", "7", reason="r", actor=ME)
+    assert (await blacklist.wait_until_enforced(done.sequence, 5)).complete
+    live = project.stack().live
+    primary, nodes = live.topology.node(postgres.PRIMARY), live.topology.of("redis-cluster")
+    for node in nodes:
+        live.engine.kill(node, "SIGSTOP")
+    try:
+        worst, end = 0.0, time.monotonic() + LEASE + 1
+        while time.monotonic() < end:
+            start = time.perf_counter()
+            assert [await user(worker, value) for value in ("7", "8")] == [(True, "snapshot"), (False, "snapshot")]
+            worst = max(worst, time.perf_counter() - start)
+            await asyncio.sleep(0.001)
+        assert worst < 0.1
+        live.engine.kill(primary, "SIGKILL")
+        await asyncio.sleep(LEASE)
+        for value in ("7", "8"):
+            with pytest.raises(UnavailableError):
+                await worker.check_entry("user", value)
+    finally:
+        for node in nodes:
+            live.engine.kill(node, "SIGCONT")
+        await mend(project)
+    assert await follower_of(worker).ready(20)
+    assert await user(worker, "7") == (True, "snapshot")
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGSTOP])

@@ -47,8 +47,8 @@ REPLY_SECONDS = 2.0
 LOAD_SECONDS = 120.0
 PAUSES = (0.05, 2.0)
 """Seconds before the first and before every later attempt to connect: doubled each time, and scattered."""
-PAGE = 500
-"""Rows that are taken in at once: a few milliseconds, for which decisions have to wait."""
+PAGE = 200
+"""Rows that are taken in at once: two milliseconds, for which decisions have to wait."""
 FORGET = dt.timedelta(hours=1)
 """How long a worker that ended without a word is still shown."""
 
@@ -163,7 +163,7 @@ class Follower:
                     "limit": PAGE,
                 },
             )
-        if self._snapshot is None or not self._continues(rows):
+        if self._snapshot is None or not self._continues(self._snapshot, rows):
             await self._load(connection)
             return True
         later = rows[1:] if self._sequence else rows
@@ -177,10 +177,10 @@ class Follower:
             self._told.set()
         return bool(later)
 
-    def _continues(self, rows: list[DictRow]) -> bool:
+    def _continues(self, snapshot: Snapshot, rows: list[DictRow]) -> bool:
         """Whether the record is still the one that the snapshot comes from."""
         if self._at is None:
-            return not rows  # no change to compare with: the first one ever is as good a time to load as any
+            return len(snapshot) == 0 or not rows  # from nothing, any history leads to what is listed at its end
         return bool(rows) and (rows[0]["id"], rows[0]["at"]) == (self._sequence, self._at)
 
     async def _load(self, connection: Connection) -> None:
