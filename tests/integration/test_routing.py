@@ -465,8 +465,10 @@ async def test_when_the_primary_is_killed_reads_go_on_and_writers_are_told_at_on
         assert len(errors) == 50
         assert max(took) < 0.5
         assert all(error.retry_after == 5 and not error.in_doubt for error in errors)
+        passed = databases.counters.passed_reads
         await asyncio.sleep(1)
         assert load.share(down) == 1
+        assert databases.counters.passed_reads == passed  # the replica is asked first
         await call(project, "start", "postgres-primary")
         await until(lambda: databases.judge.unfit is None)
         took, errors = await attempts(databases, "after")
