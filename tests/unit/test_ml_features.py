@@ -80,6 +80,13 @@ def test_payments_of_one_instant_do_not_know_of_each_other(made: list[Payment]) 
     assert all(history == History() for _, history in replay(together))
 
 
+@given(payments())
+def test_a_history_leaves_out_what_was_not_known_yet(made: list[Payment]) -> None:
+    last = made[0]
+    later = [payment._replace(id=payment.id + 1) for payment in reversed(made)]
+    assert History.of(last, dict.fromkeys(REACH, later)) == History()
+
+
 def test_a_long_history_is_cut_the_same_way_everywhere() -> None:
     made = [one(id=number, at=START + number // 3) for number in range(1, 400)]
     for payment, history in replay(made):
