@@ -19,9 +19,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from services.common.cluster_map import REFRESH_PAUSE, ClusterMap
+from services.common.redis_wire import FAULTS, Command, Flight, Reply, call, drop, receive, send
 from services.fds.blacklist.errors import CopyUnavailableError
 from services.fds.blacklist.keys import BUCKET_SLOTS, BUCKETS, MARKERS, PATTERN
-from services.fds.blacklist.wire import FAULTS, Command, Flight, Reply, call, drop, receive, send
 
 Answers = dict[int, list[bytes | None]]
 """By bucket: the marker, then the values of the keys asked, None where there is none."""
@@ -32,13 +33,9 @@ PATIENCE = 0.04
 under the 100 ms that a decision may take."""
 SUSPICION = 1.0
 """Seconds for which a node that did not answer is asked last."""
-REFRESH_PAUSE = 0.25
-"""Seconds at least between two looks at the cluster's topology."""
 WRITE_SECONDS = 10.0
 """Seconds for which a write is repeated, to ride out a failover (node timeout of 5 s, and about 1 s to elect), before
 it is left to the next `settle`."""
-CONNECT_SECONDS = 3.0
-"""Seconds to find the first node that tells the topology."""
 CALL_SECONDS = 5.0
 """Seconds for one batch of a bulk write or scan."""
 BATCH = 2000
@@ -53,24 +50,13 @@ class ClusterCopy:
     """Reads and writes the layout of `keys` on a client of `services.common.cache.cluster_client`, which it owns."""
 
     def __init__(self, client: RedisCluster, *, patience: float = PATIENCE) -> None:
-        self._client = client
+        self._map = ClusterMap(client)
         self._patience = patience
-        self._ready = False
         self._suspects: dict[str, float] = {}
-        self._refreshed = float("-inf")
-        self._refreshing: asyncio.Task[bool] | None = None
-        limit: int = client.connection_kwargs["max_connections"]
-        self._seats = asyncio.Semaphore(limit)  # redis-py raises when its connections are used up
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
-        # Only the client's map of nodes is used, not the client itself: its own start also asks one fixed master for
-        # its commands, and fails with that master.
-        await self._client.nodes_manager.aclose()
-        await self._client.nodes_manager.aclose("startup_nodes")
+        await self._map.aclose()
 
     async def ask(self, questions: Mapping[int, Sequence[str]]) -> tuple[Answers, Source]:
         """The markers and values of `questions` (bucket -> keys): all nodes at once, one round trip.
@@ -78,13 +64,12 @@ class ClusterCopy:
         A master that fails or is slow is replaced by its replica. Raises CopyUnavailableError if a bucket stays
         unanswered. The source is "replica" if any bucket was answered by one.
         """
-        if not self._ready:
-            await self._connect()
-        async with self._seats:
+        await self._connect()
+        async with self._map.seats:
             answers = await self._round(questions, replica=False)
             if len(answers) == len(questions):
                 return answers, "master"
-            self._refresh_soon()
+            self._map.refresh_soon()
             missed = {bucket: keys for bucket, keys in questions.items() if bucket not in answers}
             answers |= await self._round(missed, replica=True)
         if len(answers) < len(questions):
@@ -107,8 +92,7 @@ class ClusterCopy:
         left = list(commands)
         if not left:
             return True
-        if not self._ready:
-            await self._connect()
+        await self._connect()
         end = time.monotonic() + seconds
         confirmed = True
         while True:
@@ -122,7 +106,7 @@ class ClusterCopy:
             if time.monotonic() >= end:
                 raise CopyUnavailableError("a master of Redis Cluster does not answer")
             await asyncio.sleep(REFRESH_PAUSE)
-            if not await self._refresh():
+            if not await self._map.refresh():
                 raise CopyUnavailableError("no node of Redis Cluster can be reached")
 
     async def markers(self) -> list[bytes | None]:
@@ -135,10 +119,9 @@ class ClusterCopy:
 
         Raises CopyUnavailableError.
         """
-        self._refreshed = float("-inf")  # SCAN is never redirected: the map must be of now
-        if not await self._refresh():
+        if not await self._map.refresh(now=True):  # SCAN is never redirected: the map must be of now
             raise CopyUnavailableError("no node of Redis Cluster can be reached")
-        for node in self._client.get_primaries():
+        for node in self._map.masters():
             cursor = 0
             while True:
                 found = await self._must(node, [("SCAN", cursor, "MATCH", PATTERN, "COUNT", BATCH)])
@@ -188,7 +171,7 @@ class ClusterCopy:
         return answers
 
     def _node(self, bucket: int, *, replica: bool) -> ClusterNode | None:
-        nodes: list[ClusterNode] = self._client.nodes_manager.slots_cache.get(BUCKET_SLOTS[bucket], [])
+        nodes = self._map.nodes(BUCKET_SLOTS[bucket])
         if not nodes:
             return None
         if replica:
@@ -216,7 +199,7 @@ class ClusterCopy:
         for start in range(0, len(commands), BATCH):
             chunk = commands[start : start + BATCH]
             try:
-                async with self._seats:
+                async with self._map.seats:
                     *replies, replicas = await call(node, [*(command for _, command in chunk), WAIT], CALL_SECONDS)
             except FAULTS:
                 return failed + commands[start:], confirmed
@@ -229,7 +212,7 @@ class ClusterCopy:
     def _by_master(self, commands: list[tuple[int, Command]]) -> list[tuple[ClusterNode, list[tuple[int, Command]]]]:
         groups: dict[str, tuple[ClusterNode, list[tuple[int, Command]]]] = {}
         for item in commands:
-            nodes: list[ClusterNode] = self._client.nodes_manager.slots_cache.get(BUCKET_SLOTS[item[0]], [])
+            nodes = self._map.nodes(BUCKET_SLOTS[item[0]])
             if not nodes:
                 raise CopyUnavailableError(f"no master of Redis Cluster serves slot {BUCKET_SLOTS[item[0]]}")
             groups.setdefault(nodes[0].name, (nodes[0], []))[1].append(item)
@@ -237,7 +220,7 @@ class ClusterCopy:
 
     async def _must(self, node: ClusterNode, commands: list[Command]) -> list[Reply]:
         try:
-            async with self._seats:
+            async with self._map.seats:
                 replies = await call(node, commands, CALL_SECONDS)
         except FAULTS as error:
             raise CopyUnavailableError(f"{node.name} of Redis Cluster does not answer: {error}") from None
@@ -247,34 +230,10 @@ class ClusterCopy:
         return replies
 
     async def _connect(self) -> None:
-        if self._ready:
-            return
-        if time.monotonic() - self._refreshed < REFRESH_PAUSE:
-            raise CopyUnavailableError("Redis Cluster cannot be reached")
-        self._refreshed = time.monotonic()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await self._client.nodes_manager.initialize()
-        except FAULTS as error:
-            raise CopyUnavailableError(f"Redis Cluster cannot be reached: {error}") from None
-        self._ready = True
-
-    def _refresh_soon(self) -> None:
-        """Look at the topology in the background: a check does not wait for it."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-
-    async def _refresh(self) -> bool:
-        """Look at the topology anew, unless that was just done. Returns whether any node could tell it."""
-        if time.monotonic() - self._refreshed < REFRESH_PAUSE:
-            return True
-        self._refreshed = time.monotonic()
-        try:
-            await self._client.nodes_manager.initialize()
-        except FAULTS:
-            return False  # the old map stays
-        self._ready = True
-        return True
+            await self._map.connect()
+        except ConnectionError as error:
+            raise CopyUnavailableError(str(error)) from None
 
 
 def _must_repeat(reply: Reply) -> bool:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from services.common.redis_wire import Command
 from services.fds.blacklist.cluster_copy import ClusterCopy
 from services.fds.blacklist.entries import Entry, Target
 from services.fds.blacklist.errors import CopyUnavailableError
 from services.fds.blacklist.keys import MARKERS, Lengths, bucket_of, encode, key_of, target_of, unix_ms
 from services.fds.blacklist.record import Changing, Record
-from services.fds.blacklist.wire import Command
 
 Notify = Callable[[str, int, int], None]
 """Told what is being done (`compare`, `restore`), how much of it is done, and the total."""
