@@ -28,13 +28,12 @@ from redis.exceptions import ResponseError
 
 from services.common.cache import Endpoint, cluster_client
 from services.common.cluster_map import ClusterMap
-from services.common.redis_wire import FAULTS, Command, Reply, call
+from services.common.redis_batches import Batches
+from services.common.redis_wire import FAULTS, Command, Reply
 from services.fds.rules.facts import Count, Counts, Subject
 
-PATIENCE = 0.04
-"""Seconds for a node to take an order in, and again to answer; nobody else could count it."""
-SUSPICION = 0.25
-"""Seconds for which a node that did not answer is not asked: its subjects are missing at once, not after a wait."""
+PATIENCE = 0.1
+"""Seconds for a node to count a batch of orders, a new connection to it included; nobody else could count them."""
 MOST = 2000
 """Orders, and users, of one subject that are kept. Who has more is far above every limit, and costs no more memory."""
 
@@ -63,8 +62,7 @@ class VelocityCounters:
 
     def __init__(self, cluster: ClusterMap, *, patience: float = PATIENCE) -> None:
         self._map = cluster
-        self._patience = patience
-        self._suspects: dict[str, float] = {}
+        self._batches = Batches(patience)
 
     @classmethod
     def connect(cls, endpoints: Sequence[Endpoint], username: str, password: str) -> Self:
@@ -77,6 +75,7 @@ class VelocityCounters:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._batches.aclose()
         await self._map.aclose()
 
     async def count(
@@ -93,7 +92,7 @@ class VelocityCounters:
                 continue
             prefix = f"fds:velocity:{{{subject}:{value}}}"
             nodes = self._map.nodes(key_slot(prefix.encode()))
-            if not nodes or self._suspected(nodes[0]):
+            if not nodes:
                 self._map.refresh_soon()
                 continue
             spans = [seconds * 1000 for seconds in windows[subject]]
@@ -113,18 +112,13 @@ class VelocityCounters:
     async def _ask(self, node: ClusterNode, commands: list[Command]) -> list[Reply]:
         """What a node replies to each command; None where it does not."""
         try:
-            async with self._map.seats:
-                replies = await call(node, commands, self._patience)
+            replies = await self._batches.ask(node, commands)
         except FAULTS:
-            self._suspects[node.name] = time.monotonic() + SUSPICION
             self._map.refresh_soon()
             return [None] * len(commands)
         if any(isinstance(reply, ResponseError) for reply in replies):  # moved, read-only, out of memory
             self._map.refresh_soon()
         return replies
-
-    def _suspected(self, node: ClusterNode) -> bool:
-        return time.monotonic() < self._suspects.get(node.name, float("-inf"))
 
 
 def subjects_of(*, user: str, ip: str, device: str, card_bin: str, card_last4: str) -> dict[Subject, str]:

@@ -107,13 +107,14 @@ class Follower:
     def following(self) -> Following:
         """How far it is, for health and metrics."""
         age = time.monotonic() - self._heard
+        trusted = self.snapshot is not None
         return Following(
             worker=self.worker,
             sequence=self._sequence,
             entries=0 if self._snapshot is None else len(self._snapshot),
             age=None if age == float("inf") else age,
-            trusted=self.snapshot is not None,
-            problem=self._problem,
+            trusted=trusted,
+            problem=self._problem or ("" if trusted else "it is still catching up with the record"),
         )
 
     async def ready(self, seconds: float) -> bool:
