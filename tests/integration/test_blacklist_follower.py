@@ -35,6 +35,8 @@ import asyncio, sys
 from services.fds.blacklist.errors import UnavailableError
 from services.fds.blacklist.follower import Follower
 
+pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+
 async def main():
     async with Follower(sys.argv[1], sys.argv[2]) as follower:
         assert await follower.ready(10)

@@ -26,6 +26,8 @@ from shopfds_ops.seed.plan import Plan
 from tests.conftest import Project
 from tests.unit.ml_payments import JUDGES, KEY
 
+pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+
 INSERT = """
 INSERT INTO fds.transactions
     (order_id, user_id, amount, currency, ip, country, device_id, card_bin, card_last4, email_domain, created_at)

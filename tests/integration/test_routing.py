@@ -26,6 +26,8 @@ from shopfds_ops.components import postgres
 from shopfds_ops.components.base import Live
 from tests.conftest import Project
 
+pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+
 pytestmark = pytest.mark.servers
 
 CALLERS = 10

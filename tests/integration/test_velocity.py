@@ -23,6 +23,8 @@ from shopfds_ops.components.base import Live
 from tests.conftest import Project
 from tests.integration.test_blacklist import master_of
 
+pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+
 pytestmark = pytest.mark.servers
 
 RULES = RuleSet.default()
