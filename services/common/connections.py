@@ -9,6 +9,7 @@ import os
 import socket
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -132,7 +133,7 @@ class Server:
             self._replayed = max(self._replayed, position)
 
 
-def cut(connection: Connection) -> None:
+def cut(connection: psycopg.AsyncConnection[Any]) -> None:
     """Break the connection off, as if the server had: whoever waits on it gets psycopg.OperationalError now."""
     if connection.closed:
         return

@@ -26,12 +26,14 @@ import random
 import socket
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import psycopg
 from psycopg.rows import DictRow
 
+from services.common.connections import cut
 from services.fds.blacklist import statements
 from services.fds.blacklist.connection import Connection, connect, fetch
 from services.fds.blacklist.entries import Kind, Target
@@ -84,6 +86,7 @@ class Follower:
         self._problem = "not connected yet"
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=f"blacklist follower {self.worker}")
@@ -92,11 +95,15 @@ class Follower:
     async def __aexit__(self, *_: object) -> None:
         self._trusted_until = float("-inf")
         if self._task is not None:
+            if self._connection is not None:
+                cut(self._connection)  # or else psycopg asks the server to cancel, and waits for its answer
+                await asyncio.wait([self._task], timeout=PAUSES[0])
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         with contextlib.suppress(*FAULTS):  # without a word, the lease ends by itself
-            async with asyncio.timeout(REPLY_SECONDS), await connect(self._conninfo) as connection:
-                await self._leave(connection)
+            async with await connect(self._conninfo) as connection:
+                with _within(REPLY_SECONDS, connection):
+                    await self._leave(connection)
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -131,6 +138,7 @@ class Follower:
         while True:
             try:
                 async with await connect(self._conninfo) as connection:
+                    self._connection = connection
                     await self._prepare(connection)
                     while True:
                         changed = await self._ask(connection)
@@ -138,12 +146,13 @@ class Follower:
                         if not changed and self.snapshot is not None:
                             await self._rest(connection)
             except FAULTS as error:
-                self._problem = str(error).strip().partition("\n")[0] or "the record does not answer in time"
+                self._problem = str(error).strip().partition("\n")[0] or "the record does not answer"
+            self._connection = None
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # scatters workers that start together
             pause = min(pause * 2, longest)
 
     async def _prepare(self, connection: Connection) -> None:
-        async with asyncio.timeout(REPLY_SECONDS):
+        with _within(REPLY_SECONDS, connection):
             await connection.execute("SET synchronous_commit = local")  # a report waits for no replica
             await connection.execute(statements.LISTEN)
             if self._snapshot is None:
@@ -152,7 +161,7 @@ class Follower:
     async def _ask(self, connection: Connection) -> bool:
         """Report, and take in the next page of changes. Returns whether there were any."""
         lease_until, sent = self._lease_until, time.monotonic()
-        async with asyncio.timeout(REPLY_SECONDS):
+        with _within(REPLY_SECONDS, connection):
             rows = await fetch(
                 connection,
                 statements.FOLLOW,
@@ -189,14 +198,15 @@ class Follower:
         self._snapshot, self._sequence, self._at = None, 0, None
         self._lease_until = self._trusted_until = float("-inf")
         loaded = Snapshot()
-        async with asyncio.timeout(LOAD_SECONDS), connection.transaction():
-            await connection.execute(statements.CONSISTENT)
-            last = await fetch(connection, statements.LAST, {})
-            async with connection.cursor("snapshot") as cursor:
-                cursor.itersize = PAGE
-                await cursor.execute(statements.ALL)
-                async for row in cursor:
-                    loaded.put(entry_of_row(row))
+        with _within(LOAD_SECONDS, connection):
+            async with connection.transaction():
+                await connection.execute(statements.CONSISTENT)
+                last = await fetch(connection, statements.LAST, {})
+                async with connection.cursor("snapshot") as cursor:
+                    cursor.itersize = PAGE
+                    await cursor.execute(statements.ALL)
+                    async for row in cursor:
+                        loaded.put(entry_of_row(row))
         if last:
             self._sequence, self._at = last[0]["id"], last[0]["at"]
         self._snapshot = loaded
@@ -208,6 +218,16 @@ class Follower:
 
     async def _leave(self, connection: Connection) -> None:
         await connection.execute(statements.LEAVE, {"worker": self.worker, "forget": FORGET})
+
+
+@contextlib.contextmanager
+def _within(seconds: float, connection: Connection) -> Iterator[None]:
+    """Cut the connection off after `seconds`: a server that is frozen would not let go of it otherwise."""
+    deadline = asyncio.get_running_loop().call_later(seconds, cut, connection)
+    try:
+        yield
+    finally:
+        deadline.cancel()
 
 
 def _apply(snapshot: Snapshot, row: DictRow) -> None:
