@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ class Project:
         return json.loads(self.run(*arguments, "--format", "json", **options).stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Run it in the background."""
+        """Run it in the background, where Ctrl-C reaches it, also if the tests were started so that it does not."""
         return subprocess.Popen(
             [str(SHOPFDS), *arguments],
             env=self.environment(),
@@ -83,6 +84,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads here
         )
 
     def stack(self) -> Stack:

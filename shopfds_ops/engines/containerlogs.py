@@ -15,6 +15,9 @@ from shopfds_ops.engines.base import LogLine
 
 RETURN_INTERVAL = 1.0
 """Seconds between looks at whether a container that ended is there again."""
+RENEWAL_INTERVAL = 10.0
+"""Seconds after which a log is followed anew, from where it was read to: a client of Docker 20.10 that came at the very
+moment at which its container was started was seen to stay silent for ever."""
 STAMP_LENGTH = len("2026-11-23T14:05:06.789012345Z")
 
 Stamped = tuple[str, LogLine]
@@ -68,10 +71,14 @@ def _followed(docker: Sequence[str], containers: Mapping[str, str], seen: Mappin
             process = processes[node] = _open(docker, ["--follow", *since, name])
             if over.is_set():  # the end came while it was opened, perhaps too late for who ends them all
                 _end({node: process})
-            for stamp, line in _lines(process, node):
+            renewal = threading.Timer(RENEWAL_INTERVAL, process.kill)
+            renewal.daemon = True
+            renewal.start()
+            for stamp, line in _lines(process, node, whole=True):
                 if stamp > after:  # --since includes the line that was seen last
                     after = stamp
                     lines.put(line)
+            renewal.cancel()
             over.wait(RETURN_INTERVAL)
 
     threads = [
@@ -100,10 +107,13 @@ def _open(docker: Sequence[str], options: Sequence[str]) -> subprocess.Popen[str
     )
 
 
-def _lines(process: subprocess.Popen[str], node: str) -> Iterator[Stamped]:
-    """What the container wrote; the client's own words (no such container) carry no time."""
+def _lines(process: subprocess.Popen[str], node: str, *, whole: bool = False) -> Iterator[Stamped]:
+    """What the container wrote; the client's own words (no such container) carry no time. `whole`: without a line that
+    was cut off by the client's end."""
     assert process.stdout is not None  # noqa: S101  it was opened with a pipe
     for raw in process.stdout:
+        if whole and not raw.endswith("\n"):
+            return
         stamp, _, text = raw.rstrip("\n").partition(" ")
         if len(stamp) == STAMP_LENGTH and stamp.endswith("Z"):
             yield stamp, LogLine(node, dt.datetime.fromisoformat(stamp), text)
