@@ -186,7 +186,7 @@ class Stack:
         if self.settings.engine == "auto":
             sink(Note("info", f"engine {self.engine.name}: {self.choice.reason}"))
         with self._lock():
-            self._provide(sink)
+            self._provide(only, without, sink)
             nodes = self._selected(only, without)
             deadline = Deadline(timeout or self.settings.timeout)
             started = self._start(nodes, sink)
@@ -203,11 +203,14 @@ class Stack:
     def start(self, names: Sequence[str], *, timeout: float | None = None, sink: Sink = discard) -> Started:
         """Start nodes and wait until they are healthy; initializes nothing."""
         with self._lock():
-            self._provide(sink)
+            self._provide(names, (), sink)
             return self._started(self._selected(names, ()), timeout, sink)
 
-    def _provide(self, sink: Sink) -> None:
-        """Get what nodes need. The topology is for what there is afterwards: other images may be other versions."""
+    def _provide(self, only: Sequence[str], without: Sequence[str], sink: Sink) -> None:
+        """Get what nodes need, once their names are known to be right. The topology is for what there is afterwards:
+        other images may be other versions.
+        """
+        _select(self._placed(self.engine.site), only, without)
         self.engine.provide(sink)
         self.__dict__.pop("topology", None)
 
@@ -344,12 +347,7 @@ class Stack:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _selected(self, only: Sequence[str], without: Sequence[str]) -> tuple[Node, ...]:
-        nodes = self.topology.select(only) if only else tuple(self.topology)
-        excluded = self.topology.select(without) if without else ()
-        chosen = tuple(node for node in nodes if node not in excluded)
-        if not chosen:
-            raise UsageError("no node is left", remedy="--without takes away everything that --only names")
-        return chosen
+        return _select(self.topology, only, without)
 
     def _steps(self, live: Live, nodes: Sequence[Node] | None) -> list[Step]:
         """All steps; with `nodes`, those that need nothing but these nodes, directly or by other steps."""
@@ -386,3 +384,13 @@ class Stack:
             yield
         finally:
             lock.release()
+
+
+def _select(topology: Topology, only: Sequence[str], without: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes of `only` (all, if it is empty) but those of `without`. Raises for names that are not there."""
+    nodes = topology.select(only) if only else tuple(topology)
+    excluded = topology.select(without) if without else ()
+    chosen = tuple(node for node in nodes if node not in excluded)
+    if not chosen:
+        raise UsageError("no node is left", remedy="--without takes away everything that --only names")
+    return chosen
