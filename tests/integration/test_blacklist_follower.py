@@ -25,7 +25,9 @@ from shopfds_ops.components import postgres, redis_cluster
 from shopfds_ops.components.base import Live
 from tests.conftest import Project
 
-pytestmark = pytest.mark.servers
+# They are about the services; their servers are the same on both engines.
+pytestmark = [pytest.mark.servers, pytest.mark.engines("local")]
+
 
 ME = "tester"
 TABLES = "fds.blacklist_entries, fds.blacklist_history, fds.blacklist_applied, fds.blacklist_workers"
@@ -34,9 +36,6 @@ WORKER = """
 import asyncio, sys
 from services.fds.blacklist.errors import UnavailableError
 from services.fds.blacklist.follower import Follower
-
-pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
-
 async def main():
     async with Follower(sys.argv[1], sys.argv[2]) as follower:
         assert await follower.ready(10)

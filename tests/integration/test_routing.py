@@ -26,9 +26,9 @@ from shopfds_ops.components import postgres
 from shopfds_ops.components.base import Live
 from tests.conftest import Project
 
-pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+# They are about the services; their servers are the same on both engines.
+pytestmark = [pytest.mark.servers, pytest.mark.engines("local")]
 
-pytestmark = pytest.mark.servers
 
 CALLERS = 10
 SLACK = 2.0

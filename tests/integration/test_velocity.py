@@ -23,9 +23,9 @@ from shopfds_ops.components.base import Live
 from tests.conftest import Project
 from tests.integration.test_blacklist import master_of
 
-pytestmark = pytest.mark.engines("local")  # it is about the services; their servers are the same on both
+# They are about the services; their servers are the same on both engines.
+pytestmark = [pytest.mark.servers, pytest.mark.engines("local")]
 
-pytestmark = pytest.mark.servers
 
 RULES = RuleSet.default()
 HOUR = dict.fromkeys(Subject, (1, 3600))
